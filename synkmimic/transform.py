@@ -68,7 +68,7 @@ def _tail(excess:np.ndarray, knot:float, z:float, side:int, step:float)->float:
     expected = np.exp(-z**2/2)/np.sqrt(2*np.pi)/max(ndtr(-side*z), 1e-12) - side*z # E|Z-z| beyond z
     return max(float(np.abs(excess - knot).mean()/max(expected, 1e-3)), step)
 
-# %% ../nbs/20_transform.ipynb #97e59fb8
+# %% ../nbs/20_transform.ipynb #b59adb0c
 class QuantileTransform:
     "Monotone maps between values and standard normals for D variables."
     def __init__(self, z:Tensor, v:Tensor, tails:Tensor, step:Tensor, low:Tensor, high:Tensor):
@@ -123,6 +123,10 @@ class QuantileTransform:
         "Values at the charting step, inside their range."
         v = self._interp(z.double(), self.z, self.v, self.tails).maximum(self.low).minimum(self.high)
         return ((v/self.step).round()*self.step).maximum(self.low).minimum(self.high)
+
+    def canonical(self, z:Tensor)->Tensor: # (N,D) -> (N,D) float32
+        "The code of the charting cell that each score falls into."
+        return self.encode(self.decode(z)).float()
 
     def state(self)->dict[str, np.ndarray]:
         "Arrays to store."

@@ -86,7 +86,7 @@ def factor_logdensity(
     logdet = 2*L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + o @ psi.log()
     return -0.5*(quad + logdet + o.sum(-1)*math.log(2*math.pi))
 
-# %% ../../nbs/30_models.heads.ipynb #68194148
+# %% ../../nbs/30_models.heads.ipynb #90682d4b
 class Numbers(nn.Module):
     "D correlated numbers given a hidden state and the last value of each."
     def __init__(self, hidden:int, dim:int, rank:int=4):
@@ -97,7 +97,7 @@ class Numbers(nn.Module):
 
     def forward(self, h:Tensor, last:Tensor): # (N,H) (N,D) -> mu, sigma, delta, epsilon, repeat logit, each (N,D)
         shift, gate, scale, tail, skew, repeat = self.out(h).chunk(6, -1)
-        mu = shift + gate.sigmoid()*last
+        mu = shift + (gate + 1).sigmoid()*last # starts by staying near the last value
         return mu, F.softplus(scale + 0.5) + 0.01, 0.3 + tail.add(0.8).sigmoid(), 1.5*torch.tanh(skew), repeat
 
     def loadings(self)->Tensor: # (D,r)
