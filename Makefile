@@ -65,7 +65,7 @@ clean: ## remove what is made by the build (runs/ and figures/ stay)
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock
+$(READY):
 	@test -n '$(PYTHON)' && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed (make ... PYTHON=path)'; exit 1; }
 	@echo "environment: .venv with $$($(PYTHON) -V) (once, some minutes)"
 	@test -x $(PY) || $(PYTHON) -m venv $(ENV)
