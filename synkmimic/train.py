@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .core import ConfigError, DataError, SynkError, atomic_folder, read_json, torch_seed, write_json
 
-# %% ../nbs/40_train.ipynb #12d9cfad
+# %% ../nbs/40_train.ipynb #48569ff8
 @dataclass(frozen=True)
 class TrainConfig:
     "Options of one training stage."
@@ -36,10 +36,9 @@ class TrainConfig:
     eval_every:int = 10 # epochs between looks at sample quality
     patience:int = 0 # stop after this many looks without a better one; 0 never
     accelerator:str = 'cpu' # cpu, cuda, auto
-    devices:int = 1
     precision:str = '32-true' # Fabric's names: 32-true, bf16-mixed, ...
 
-# %% ../nbs/40_train.ipynb #02ca0bb8
+# %% ../nbs/40_train.ipynb #0d1f51d4
 class Task:
     "A model to train: subclasses say how to step and how to judge samples (lower is better)."
     name = 'task'
@@ -52,7 +51,7 @@ class Task:
 
     def step(self, fabric:Fabric, batch:dict, optimizers:list, cfg:TrainConfig)->dict[str, Tensor]:
         "One update; returns the parts of the loss."
-        parts = self.model(batch)
+        with fabric.autocast(): parts = self.model(batch)
         optimizers[0].zero_grad()
         fabric.backward(parts['total'])
         if cfg.grad_clip: fabric.clip_gradients(self.model, optimizers[0], max_norm=cfg.grad_clip, error_if_nonfinite=False)
@@ -115,7 +114,7 @@ def learning_rate(step:int, per_epoch:int, cfg:TrainConfig)->float:
     if step < warm: return cfg.lr*(step + 1)/warm
     return cfg.lr*(0.1 + 0.45*(1 + math.cos(math.pi*min(1, (step - warm)/max(total - warm, 1)))))
 
-# %% ../nbs/40_train.ipynb #e26a861e
+# %% ../nbs/40_train.ipynb #4a1b2a0d
 def _epoch(fabric, task, data, fit, optimizers, average, cfg, epoch:int, seed:int)->dict[str, float]:
     "One pass over the training stays in a fresh order; mean loss parts."
     torch.manual_seed(torch_seed(seed, task.name, 'epoch', epoch))
@@ -150,7 +149,7 @@ def fit_task(
 )->nn.Module: # the kept module with its best averaged weights
     "Train, resume, select."
     if len(fit) < 2: raise DataError('fewer than two stays to train on', count=len(fit))
-    fabric = Fabric(accelerator=cfg.accelerator, devices=cfg.devices, precision=cfg.precision)
+    fabric = Fabric(accelerator=cfg.accelerator, devices=1, precision=cfg.precision)
     folder, optimizers = Path(folder), task.optimizers(cfg)
     average = copy.deepcopy(task.kept)
     history, best, best_score, start, stale = [], average.state_dict(), math.inf, 0, 0
