@@ -90,13 +90,14 @@ def module_closure(
         todo += own_imports(file.read_text(encoding='utf-8'), inside)
     return out
 
-# %% ../nbs/82_paper.ipynb #937f47b5
+# %% ../nbs/82_paper.ipynb #9787f11a
 @functools.lru_cache(maxsize=None)
 def _module_hash(file:Path, package:Path)->str:
     "Hash of a module's bare code and of the data files it names."
     source = file.read_text(encoding='utf-8')
     h = hashlib.sha256(bare_code(source).encode())
-    for p in sorted(q for q in package.rglob('*') if q.suffix in ('.toml', '.csv') and q.name in source): h.update(p.read_bytes())
+    data = [q for q in package.rglob('*') if q.suffix in ('.toml', '.csv') and (q.name in source or repr(q.parent.name) in source)]
+    for p in sorted(data): h.update(p.read_bytes())
     return h.hexdigest()
 
 def code_hash(
@@ -127,7 +128,7 @@ def check_parameters(notebook, given:dict)->None:
         if not isinstance(v, want) or isinstance(v, bool) != isinstance(have[k], bool):
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
-# %% ../nbs/82_paper.ipynb #6efd9fbd
+# %% ../nbs/82_paper.ipynb #5f00e666
 class _Passing:
     "A text stream that lets progress lines through now and then."
     def __init__(self, label:str, every:float=10.):
@@ -163,7 +164,7 @@ def execute(
     for p in (target, failed): p.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
-                                   stdout_file=_Passing(label or target.stem), request_save_on_cell_execute=True)
+                                   stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=40'])
         _mark(working, marks)
         os.replace(working, target)
     except papermill.PapermillExecutionError as e:
@@ -230,7 +231,7 @@ def prepare(p:Plan)->None:
     write_text(to_yaml(cfg), p.folder/'config.yaml')
     write_json(dict(name=p.name, digest=p.digest, overrides=list(p.overrides), seed=cfg.seed, figures=str(p.figures)), p.folder/'run.json')
 
-# %% ../nbs/82_paper.ipynb #1d82d478
+# %% ../nbs/82_paper.ipynb #fe963aa3
 @dataclass(frozen=True)
 class RunFolder:
     "An opened run."
@@ -257,6 +258,12 @@ class RunFolder:
         "A saved cohort: `train`, `holdout`, or `synthetic/...`."
         from synkmimic.cohort import Cohort
         return Cohort.load(self.need(path or (name if '/' in name else f'cohort/{name}'), 'a4_generate' if '/' in name else 'a0_cohort'))
+
+    def arms(self, path:str='')->dict:
+        "Synthetic cohorts by arm, samplers before controls; or the one at `path`."
+        if path: return {'given': self.cohort('', path)}
+        names = [*self.cfg.paper.samplers, *self.cfg.paper.controls]
+        return {k: self.cohort(f'synthetic/{k}') for k in names}
 
     def scores(self, pillar:str, stage:str):
         "A tidy frame of scores."
@@ -366,7 +373,7 @@ def write_manifest(run:Path, names)->None:
     write_json(numbers, figures/'numbers.json')
     write_json(manifest(run, names), figures/'manifest.json')
 
-# %% ../nbs/82_paper.ipynb #c7fb2c3b
+# %% ../nbs/82_paper.ipynb #c1c3d390
 def _hold_lock(run:Path)->None:
     "Take the run's lock for the life of this process."
     handle = os.open(run/'.lock', os.O_RDWR | os.O_CREAT)
@@ -392,6 +399,7 @@ def _parser()->argparse.ArgumentParser:
     settings_.add_argument('--seed', type=int, default=0)
     go = sub.add_parser('run', parents=[settings_], help='make everything that is stale')
     go.add_argument('--cores', type=int, default=os.cpu_count())
+    go.add_argument('--dry', action='store_true', help='make the run folder, print it, and stop')
     go.add_argument('targets', nargs='*', help='notebooks to make; default: all')
     one = sub.add_parser('one', parents=[settings_], help='run one notebook by itself, with explicit inputs')
     one.add_argument('notebook')
@@ -409,7 +417,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #6c2d9c34
+# %% ../nbs/82_paper.ipynb #071f6ff8
 def _run(a)->None:
     "Make a run: write its configuration, then become Snakemake."
     for n in a.targets: notebook_of(n)
@@ -418,6 +426,7 @@ def _run(a)->None:
     _hold_lock(p.folder)
     shown = lambda path: os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     print(f'run {shown(p.folder)}, figures {shown(p.figures)}', flush=True)
+    if a.dry: return
     targets = [str(p.folder/'notebooks'/f'{n}.ipynb') for n in a.targets]
     os.execv(sys.executable, snakemake_command(p.folder, a.cores, targets))
 
