@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'Estimate', 'score', 'no_score', 'score_frame', 'estimable', 'not_estimable', 'require_same_schema',
-           'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'wilson', 'clopper_pearson',
-           'rate', 'rate_difference', 'auc_covariance', 'delong', 'delong_difference', 'weighted_auc',
-           'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm']
+           'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
+           'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'auc_covariance', 'delong',
+           'delong_difference', 'weighted_auc', 'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm']
 
 # %% ../nbs/50_stats.ipynb #49ebc8f3
 from dataclasses import dataclass
@@ -129,6 +129,38 @@ def cluster_bootstrap(
 def paired_bootstrap(a, b, subject_id, n_boot:int=200, rng=None, weighted:bool=True, **kw)->Estimate:
     "Interval of the difference of two statistics `a - b` on the same people, resampled together."
     return cluster_bootstrap(lambda w: a(w) - b(w), subject_id, n_boot, rng, weighted, **kw)
+
+# %% ../nbs/50_stats.ipynb #82dd8e2d
+def two_sample_weights(
+    real, # Cohort
+    synth, # Cohort
+    n_boot:int,
+    rng:np.random.Generator,
+)->tuple: # (1+B,n_real) (1+B,n_synth) float32
+    "Resampling weights of both sides; row 0 is the data."
+    draw = lambda c: np.concatenate([np.ones((1, len(c)), 'float32'), bootstrap_weights(c.subject_id, n_boot, rng)])
+    return draw(real), draw(synth)
+
+def bootstrap_rows(
+    metric:str,
+    found:dict, # feature or (feature, group) -> ((1+B,), stays), or the reason why not
+    bounds:tuple=(0, np.inf), # range of the statistic
+    centred:bool=True, # it is a distance
+    overall:str='', # metric name of the mean over features; '': none
+    size=np.abs, # what is averaged
+)->list[dict]:
+    "Rows of one metric, one per feature, and their mean."
+    rows, boots = [], []
+    for key,v in found.items():
+        feature, group = key if isinstance(key, tuple) else (key, '')
+        reason = v if isinstance(v, str) else '' if np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1 else 'too few stays'
+        if reason: rows.append(no_score(metric, feature, reason, group)); continue
+        rows.append(score(metric, feature, interval(v[0][0], v[0][1:], v[1], centred=centred, bounds=bounds), group))
+        boots.append((size(v[0]), v[1]))
+    if not overall: return rows
+    if not boots: return rows + [no_score(overall, 'all', 'no feature could be compared')]
+    with np.errstate(invalid='ignore'): mean = np.nanmean([b for b,_ in boots], 0)
+    return rows + [score(overall, 'all', interval(mean[0], mean[1:], max(n for _,n in boots), centred=True, bounds=(0, np.inf)))]
 
 # %% ../nbs/50_stats.ipynb #d3cdd64c
 def wilson(k, n, level:float=0.95):
