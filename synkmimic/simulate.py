@@ -128,7 +128,7 @@ def _deaths(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
     dies = systematic(expit(brentq(excess, -30, 30) + logit)*last, g)
     return p.assign(death=np.where(dies, np.where(g.random(len(p)) < expit(0.6 + 0.4*p.trait), 1, 2), 0))
 
-# %% ../nbs/04_simulate.ipynb #cc8f90fb
+# %% ../nbs/04_simulate.ipynb #4f5a33e6
 _HOUR = 3_600_000_000 # microseconds
 
 def _calendar(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
@@ -156,7 +156,7 @@ def _calendar(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
     end = np.where(p.death == 0, p.outtime + to_us(post), p.deathtime + to_us(g.uniform(0.1, 2, n)))
     p['dischtime'] = np.maximum(end, p.outtime.to_numpy())[last]
     p['outcome'] = np.where(p.deathtime < 0, 0, np.where(p.deathtime <= p.outtime, 1, 2))
-    return p
+    return p.assign(until=np.where(p.outcome == 1, p.deathtime, p.outtime), number=np.arange(n)) # charting ends at death
 
 # %% ../nbs/04_simulate.ipynb #964f3098
 def _ids(n:int, seed:int, name:str)->np.ndarray: # (n,) object
@@ -184,7 +184,7 @@ def population(
     moved = np.where(g.random(len(p)) < 0.08, g.choice(['MICU', 'SICU', 'CCU', 'EICU'], len(p)), pick)
     return p.assign(first_careunit=pick, last_careunit=moved)
 
-# %% ../nbs/04_simulate.ipynb #ff0b52b5
+# %% ../nbs/04_simulate.ipynb #1730a815
 def timeline(
     p:pd.DataFrame, # stays, as from `population`
     cfg:SimulateConfig,
@@ -192,7 +192,7 @@ def timeline(
 )->dict: # stay, hour, clock, t0 (us), severity: arrays of length N
     "All hours of all stays, with their severity."
     t0 = p.intime.to_numpy()//_HOUR
-    hours = -(-p.outtime.to_numpy()//_HOUR) - t0
+    hours = -(-p.until.to_numpy()//_HOUR) - t0
     stay = np.repeat(np.arange(len(p), dtype=np.int32), hours)
     hour = (np.arange(len(stay)) - np.repeat(np.cumsum(hours) - hours, hours)).astype(np.float32)
     left = (hours[stay] - hour).astype(np.float32)
@@ -201,19 +201,22 @@ def timeline(
     start = t0[stay] + hour.astype(np.int64)
     return dict(stay=stay, hour=hour, clock=(start % 24).astype(np.int8), t0=start*_HOUR, severity=s.astype(np.float32))
 
+def _pull(f:dict, p:pd.DataFrame)->np.ndarray: # (n,)
+    "What severity and the body systems add, on the scale of the logit or of z."
+    return f.get('sev', 0)*p.trait.to_numpy() + sum(v*p[k].to_numpy() for k, v in f.get('by', {}).items())
+
 def spans(p:pd.DataFrame, H:dict, g)->dict: # name -> (N,) bool
     "Hours in which each stay has a line, a drain or a machine."
-    n, stay, hour, out = len(p), H['stay'], H['hour'], {'all': np.ones(len(H['stay']), bool)}
+    n, stay, hour = len(p), H['stay'], H['hour']
+    out = {'all': np.ones(len(stay), bool)}
+    inside = lambda on, begin, last: (on[stay]) & (hour >= begin[stay]) & (hour < (begin + last)[stay])
     for name, f in simulation_facts()['gate'].items():
-        pull = f['sev']*p.trait + sum(v*p[k] for k, v in f.get('by', {}).items())
+        pull = _pull(f, p)
         has = g.random(n) < expit(np.log(f['p']/(1 - f['p'])) + pull)
         begin = f['wait']*np.exp(0.8*g.standard_normal(n))
-        last = f['hours']*np.exp(f['spread']*g.standard_normal(n) + 0.2*p.trait)
+        last = f['hours']*np.exp(f['spread']*g.standard_normal(n) + 0.2*p.trait.to_numpy())
         again = has & (g.random(n) < 0.15) # a second span, about as far away as the first was long
-        begin2, last2 = begin + last*(1 + g.random(n)), 0.5*last
-        inside = lambda on, b, l: (on.to_numpy() if hasattr(on, 'to_numpy') else on)[stay] & (hour >= np.asarray(b)[stay]) & (
-            hour < np.asarray(b + l)[stay])
-        out[name] = inside(has, begin, last) | inside(again, begin2, last2)
+        out[name] = inside(has, begin, last) | inside(again, begin + last*(1 + g.random(n)), 0.5*last)
     return out | {'no_vent': ~out['vent'], 'no_foley': ~out['foley']}
 
 # %% ../nbs/04_simulate.ipynb #fa441f2c
@@ -330,7 +333,7 @@ def _label(item:dict, n:int, g)->np.ndarray: # (n,)
     w = 0.55**np.arange(len(item['labels']))
     return item['first'] + (g.choice(len(w), n, p=w/w.sum()) if len(w) > 1 else np.zeros(n, np.int64))
 
-# %% ../nbs/04_simulate.ipynb #650cc3f6
+# %% ../nbs/04_simulate.ipynb #2222df1f
 _MODES = ('CPAP', 'PSV', 'SIMV', 'AC/PC', 'AC/VC')
 _TEXTS = _MODES + tuple(m.lower() for m in _MODES) + ('T', '측정불가', '') # texts a value can have instead of a number
 
@@ -342,7 +345,7 @@ def _visits(H:dict, p:pd.DataFrame, g)->tuple: # hour index, time
     second = np.append(False, at[1:] == at[:-1])
     minute = np.where(second, 30 + 5*g.integers(0, 6, len(at)), np.where(g.random(len(at)) < 0.7, 0, 5*g.integers(0, 6, len(at))))
     time = H['t0'][at] + minute*(_HOUR//60)
-    ok = (time >= p.intime.to_numpy()[H['stay'][at]]) & (time < p.outtime.to_numpy()[H['stay'][at]])
+    ok = (time >= p.intime.to_numpy()[H['stay'][at]]) & (time < p.until.to_numpy()[H['stay'][at]])
     return at[ok], time[ok]
 
 def bedside(p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict: # columns
@@ -361,7 +364,7 @@ def bedside(p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict: # columns
         parts.append(q)
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #be74d992
+# %% ../nbs/04_simulate.ipynb #8e59f9fe
 _ROUTINE = ('cbc', 'chem', 'liver', 'coag', 'diff', 'crp', 'urine', 'heart')
 
 def laboratory(p:pd.DataFrame, H:dict, X:dict, g)->dict: # columns
@@ -377,27 +380,29 @@ def laboratory(p:pd.DataFrame, H:dict, X:dict, g)->dict: # columns
         rate = np.minimum(0.95, top*sick*(morning if name in _ROUTINE else 1.))
         draw = np.flatnonzero((order if name in _ROUTINE[:5] else g.random(N)) < rate)
         time = H['t0'][draw] + (round_minute if name in _ROUTINE else poct_minute)[draw]*(_HOUR//60)
-        ok = (time >= p.intime.to_numpy()[H['stay'][draw]]) & (time < p.outtime.to_numpy()[H['stay'][draw]])
+        ok = (time >= p.intime.to_numpy()[H['stay'][draw]]) & (time < p.until.to_numpy()[H['stay'][draw]])
         draw, time = draw[ok], time[ok]
         for item in members:
             on = g.random(len(draw)) < item['rate']/top
             parts.append(_rows(draw[on], time[on], item, item['first'], X[item['value']][draw[on]], H))
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #134fa631
+# %% ../nbs/04_simulate.ipynb #9643488e
 def outputs(p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict: # columns
     "Rows of `outputevents`: cc at a time."
     parts = []
     for item in _items('outputevents'):
         rate = np.minimum(0.95, item['rate']/_share(item))
         at = np.flatnonzero((g.random(len(H['stay'])) < rate) & G[item.get('gate', 'all')])
-        time = np.minimum(H['t0'][at] + 55*(_HOUR//60), p.outtime.to_numpy()[H['stay'][at]] - 60_000_000)
+        time = np.minimum(H['t0'][at] + 55*(_HOUR//60), p.until.to_numpy()[H['stay'][at]] - 60_000_000)
+        ok = time >= p.intime.to_numpy()[H['stay'][at]]
+        at, time = at[ok], time[ok]
         parts.append(_rows(at, time, item, _label(item, len(at), g), X[item['value']][at], H))
     return _concat(parts)
 
 def _intervals(table:str, p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict:
     "Rows with a start and an end, for intakes (amount = rate x hours, or one feed) and procedures."
-    parts, out = [], p.outtime.to_numpy()
+    parts, out = [], p.until.to_numpy()
     morning = np.where(H['clock'] == 5, 9., 0.65) # portable X-rays are taken before the round
     for item in _items(table):
         kind = item.get('panel', '')
@@ -415,37 +420,41 @@ def _intervals(table:str, p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict:
         parts.append(q | dict(end=end))
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #598c1628
+# %% ../nbs/04_simulate.ipynb #265313fe
+def _course_times(d:dict, share:float, user:np.ndarray, hours:np.ndarray, g)->tuple: # course, hour, event of each row
+    "Start, changes and stop of the courses of one drug, in hours since the first hour of the stay."
+    n = len(user)
+    popular = lambda t: np.where(g.random(len(t)) < 0.6, np.round(2*t)/2, np.round(60*t)/60) # half hours
+    begin = np.clip(popular(np.minimum(4*np.exp(1.2*g.standard_normal(n)), 0.7*hours[user])), 0.0, hours[user] - 1.5)
+    end = popular(begin + d['hours']*np.exp(0.8*g.standard_normal(n)))
+    stops = end < hours[user] - 2 # otherwise the drug leaves with the patient, without a stop
+    end = np.maximum(begin + 0.5, np.minimum(end, hours[user] - 1.))
+    mean = max(0.2, 105*d['rate']/share - 1.7) # a stay has about 105 hours, a course a start and mostly a stop
+    j = np.repeat(np.arange(n), g.poisson(mean*np.clip((end - begin)/d['hours'], 0.1, 2)))
+    when = np.clip(popular(begin[j] + g.random(len(j))*(end - begin)[j]), begin[j], end[j])
+    who = np.concatenate([np.arange(n), j, np.flatnonzero(stops)])
+    event = np.repeat(np.array([0, 1, 2], np.int8), [n, len(j), int(stops.sum())])
+    return who, np.concatenate([begin, when, end[stops]]), event
+
 def infusions(p:pd.DataFrame, H:dict, g)->dict: # columns
     "Courses of continuous drugs, one row per start, change and stop: `event` 0, 1, 2."
-    n, stay, parts = len(p), H['stay'], []
-    hours = np.bincount(stay, minlength=n)
+    hours = np.bincount(H['stay'], minlength=len(p))
     first = np.cumsum(hours) - hours
-    last = len([lab for i in simulation_facts()['item'] for lab in i['labels']])
-    for number, d in enumerate(simulation_facts()['drug']):
-        pull = d['sev']*p.trait + sum(v*p[k] for k, v in d.get('by', {}).items())
-        user = np.flatnonzero(g.random(n) < expit(np.log(d['users']/(1 - d['users'])) + pull))
-        begin = np.minimum(4*np.exp(1.2*g.standard_normal(len(user))), 0.8*hours[user])
-        end = np.minimum(begin + d['hours']*np.exp(0.8*g.standard_normal(len(user))), hours[user] - 0.6)
-        changes = g.poisson(max(0.3, 100*d['rate']/d['users'] - 1.7)*np.clip((end - begin)/d['hours'], 0.1, 2))
-        stops = end < hours[user] - 2 # otherwise the drug leaves with the patient, without a stop
-        j, count = np.repeat(np.arange(len(user)), changes), len(user)
-        within = np.sort(j + g.random(len(j))) - j # sorted inside each course
-        who = np.concatenate([np.arange(count), j, np.flatnonzero(stops)])
-        when = np.concatenate([begin, begin[j] + within*(end - begin)[j], end[stops]])
-        event = np.repeat(np.array([0, 1, 2], np.int8), [count, len(j), int(stops.sum())])
-        when = np.where(g.random(len(when)) < 0.6, np.round(2*when)/2, np.round(60*when)/60) # half hours are popular
-        when = np.clip(when, np.where(event == 2, begin[who] + 0.1, 0.0), hours[user][who] - 0.6)
-        row = first[user][who] + np.minimum(when, hours[user][who] - 1).astype(np.int64)
-        z = (0.6*g.standard_normal(count)[who] + 0.5*g.standard_normal(len(who)) + min(0.4, max(0, d['sev']/3))*H['severity'][row])
+    number = sum(len(i['labels']) for i in simulation_facts()['item'])
+    t_in, t_out, parts = p.intime.to_numpy(), p.until.to_numpy(), []
+    for drug, d in enumerate(simulation_facts()['drug']):
+        prob = expit(np.log(d['users']/(1 - d['users'])) + _pull(d, p))
+        user = np.flatnonzero(g.random(len(p)) < prob)
+        who, when, event = _course_times(d, prob.mean(), user, hours, g)
+        stay, row = user[who].astype(np.int32), first[user][who] + when.astype(np.int64)
+        z = 0.6*g.standard_normal(len(user))[who] + 0.5*g.standard_normal(len(who))
+        z += min(0.4, max(0., d['sev']/3))*H['severity'][row]
         time = H['t0'][first[user]][who] + np.rint(when*60).astype(np.int64)*(_HOUR//60)
-        t_in, t_out = (p[k].to_numpy()[user][who] for k in ('intime', 'outtime'))
         w = 0.5**np.arange(len(d['labels']))
-        label = last + g.choice(len(w), count, p=w/w.sum())[who]
-        parts.append(dict(stay=user[who].astype(np.int32), time=np.clip(time, t_in, t_out - 60_000_000), label=label,
-                          event=event, drug=np.full(len(who), number, np.int16), rate=np.minimum(d['dose']*np.exp(d['sd']*z), d['high']),
-                          unit=np.full(len(who), -1, np.int16), digits=np.zeros(len(who), np.int64)))
-        last += len(d['labels'])
+        label = number + g.choice(len(w), len(user), p=w/w.sum())[who]
+        parts.append(dict(stay=stay, time=np.clip(time, t_in[stay], t_out[stay] - 60_000_000), label=label, event=event,
+                          drug=np.full(len(who), drug, np.int16), rate=np.minimum(d['dose']*np.exp(d['sd']*z), d['high'])))
+        number += len(d['labels'])
     return _concat(parts)
 
 # %% ../nbs/04_simulate.ipynb #ec37db50
@@ -588,7 +597,7 @@ def _spans_table(ev:dict, p:pd.DataFrame, seed:int, table:str)->dict:
     weight, known = np.round(p.weight.to_numpy(), 1), p.weight_known.to_numpy()
     return out | dict(patientweight=pa.array(weight[ev['stay']], mask=~known[ev['stay']]))
 
-# %% ../nbs/04_simulate.ipynb #6664a9a9
+# %% ../nbs/04_simulate.ipynb #18577017
 _STARTS = ('{v}{u}', '{v} {u}', '{v}{u} 로 시작', '{v} {u} start', '{u2} {v}{u}')
 _CHANGES = ('{v}{u}', '{v} {u}', '{v} {u} 로 변경', '{v}{u}로 변경', 'rate {v} {u}')
 _STOPS = ('', 'stop', '중단', 'd/c', '')
@@ -609,14 +618,14 @@ def rate_notes(ev:dict, p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # text co
     digits = np.maximum(1, np.rint(value/step)).astype(np.int64)
     void = (ev['event'] < 2) & (g.random(n) < cfg.unparsable_note)
     style, spell = g.integers(0, 5, n), g.integers(0, 4, n)
-    key = (((digits*20 + d)*2 + alt)*3 + ev['event'])*40 + style*8 + spell*2 + void
+    key = (((digits*20 + d)*2 + alt)*4 + ev['event'])*40 + style*8 + spell*2 + void
     codes, at = _distinct(key)
     words = []
     for k in at: # one string per distinct note, not per row
         x, e = drugs[d[k]], ev['event'][k]
         unit = x['alternative'][0] if alt[k] else x['unit']
-        v = f'{digits[k]*step[k]:.{max(0, round(-np.log10(step[k])))}f}'.rstrip('0').rstrip('.') if step[k] < 1 else f'{digits[k]*step[k]:.0f}'
-        form = (_STARTS, _CHANGES, _STOPS)[e][style[k]]
+        v = f'{round(digits[k]*step[k], 6):g}'
+        form = (_STARTS, _CHANGES, _STOPS, ('',)*5)[e][style[k]]
         words.append(_VOID[style[k]] if void[k] else form.format(v=v, u=_SPELL[unit][spell[k]], u2=x['feature'].split(' ')[0]))
     units = np.array([x['unit'] for x in drugs], object)[d]
     units[alt] = np.array([x.get('alternative', blank)[0] for x in drugs], object)[d[alt]]
@@ -629,31 +638,36 @@ def _distinct(key:np.ndarray)->tuple: # code per row, first row of each code
     np.minimum.at(first, codes, np.arange(len(key)))
     return codes, first
 
-# %% ../nbs/04_simulate.ipynb #880ca7ff
-def _emar(ev:dict, p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # emar columns, detail columns, counts
-    "`emar` and `emar_detail`: rate rows are of type `Note`; single doses (`Bolus`) carry no rate."
-    n = len(ev['time'])
-    bolus = (ev['event'] == 1) & (g.random(n) < 0.08) # single doses among the rate rows
-    note, number, unit, _ = rate_notes(ev, p, cfg, g)
-    words = note.dictionary.to_pylist() + ['']
-    codes = np.where(bolus, len(words) - 1, note.indices.to_numpy())
-    void = int((np.isin(codes, np.flatnonzero(np.isin(words, _VOID)))).sum())
-    start = np.concatenate([[True], ev['stay'][1:] != ev['stay'][:-1]]) if n else np.zeros(0, bool)
+# %% ../nbs/04_simulate.ipynb #5bbb850c
+def _emar(clean:dict, ev:dict, p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # emar columns, detail columns, counts
+    "`emar` (with its dirt) and `emar_detail` (one row per row before the dirt); single doses carry no rate."
+    n, row, number = len(clean['time']), ev['row'], p.number.to_numpy()
+    note, rate, unit, void = rate_notes(clean, p, cfg, g)
+    text = lambda a: pa.array(a).cast(pa.string())
+    start = np.append(True, clean['stay'][1:] != clean['stay'][:-1])[:n]
     seq = np.arange(n) - np.maximum.accumulate(np.where(start, np.arange(n), 0)) + 1
+    emar_id, order = number[clean['stay']]*10_000 + seq, number[clean['stay']]*100 + clean['drug']
+    bolus = (clean['event'] == 3)
+    keys = lambda i: dict(emar_id=text(emar_id[i]), emar_seq=pa.array(seq[i]),
+                          emar_type=_texts(bolus[i].astype(int), ['Note', 'Bolus']), pharmacy_id=text(order[i]))
     ids = item_ids(cfg.seed)
-    number_text = lambda a: pa.array(a).cast(pa.string())
-    order = (p.index.to_numpy()[ev['stay']].astype(np.int64))*100 + ev['drug']
-    seven = dict(emar_id=number_text(p.index.to_numpy()[ev['stay']].astype(np.int64)*10_000 + seq), emar_seq=pa.array(seq),
-                 emar_type=_texts(bolus.astype(int), ['Note', 'Bolus']), pharmacy_id=number_text(order))
-    late = dict(itemid=_item_column(ev, p, cfg.seed), charttime=time_text(ev['time'], _form(ev, p)),
-                medication=_texts(ev['label'], ids.label.to_numpy()[:len(ids)//6]),
-                event_txt=_texts(np.where(bolus, 3, ev['event']), ['start', 'change', 'stop', 'given']))
-    hourly = np.array([u.endswith('hr') for u in unit], bool) if n else np.zeros(0, bool)
-    shown = (g.random(n) < 0.2) & ~bolus & (ev['event'] < 2) & ~np.isnan(number) # a structured rate is rare
-    rates = dict(note_txt=_texts(codes, words), infusion_rate_hr=pa.array(number, mask=~(shown & hourly)),
-                 infusion_rate_min=pa.array(number, mask=~(shown & ~hourly)))
-    keys = lambda e: _keys(e, p)
-    return keys(ev) | seven | late, keys(ev) | seven | rates, dict(unparsable_note=void)
+    emar = _keys(ev, p) | keys(row) | dict(
+        itemid=_item_column(ev, p, cfg.seed), charttime=time_text(ev['time'], _form(ev, p)),
+        medication=_texts(ev['label'], ids.label.to_numpy()[:len(ids)//6]),
+        event_txt=_texts(ev['event'], ['start', 'change', 'stop', 'given']))
+    null = np.zeros(n, bool)
+    null[row[ev['null_hadm']]] = True
+    hourly = np.array([u.endswith('hr') for u in unit], bool)
+    shown = (g.random(n) < 0.2) & (clean['event'] < 2) & ~np.isnan(rate) # a structured rate is rare
+    detail = _keys(dict(clean, null_hadm=null), p) | keys(np.arange(n)) | dict(
+        note_txt=note, infusion_rate_hr=pa.array(rate, mask=~(shown & hourly)),
+        infusion_rate_min=pa.array(rate, mask=~(shown & ~hourly)))
+    return emar, detail, dict(unparsable_note=void)
+
+def _single_doses(ev:dict, g)->dict:
+    "Single doses of the same drugs (event 3), which are no infusion: one for every twentieth change, five minutes on."
+    i = np.flatnonzero((ev['event'] == 1) & (g.random(len(ev['event'])) < 0.05))
+    return _concat([ev, {k: v[i] for k, v in ev.items()} | dict(event=np.full(len(i), 3, np.int8))])
 
 # %% ../nbs/04_simulate.ipynb #3db81353
 def _age_text(age:np.ndarray, missing:np.ndarray, g)->np.ndarray: # object
@@ -797,7 +811,7 @@ class _Sink:
         self.open[name].write_table(table)
         self.rows[name] += len(table)
 
-# %% ../nbs/04_simulate.ipynb #f42228ed
+# %% ../nbs/04_simulate.ipynb #1f360769
 def _chunk(p:pd.DataFrame, number:int, cfg:SimulateConfig, sink:_Sink, counts:dict)->None:
     "Simulate and write the events of one chunk of stays."
     g = rng(cfg.seed, 'simulate', 'events', number)
@@ -806,12 +820,14 @@ def _chunk(p:pd.DataFrame, number:int, cfg:SimulateConfig, sink:_Sink, counts:di
     X = physiology(p, H, G, g)
     made = dict(chartevents=bedside(p, H, G, X, g), labevents=laboratory(p, H, X, g), outputevents=outputs(p, H, G, X, g),
                 inputevents=_intervals('inputevents', p, H, G, X, g), procedureevents=_intervals('procedureevents', p, H, G, X, g),
-                emar=infusions(p, H, g))
+                emar=_single_doses(infusions(p, H, g), g))
     del X
     for table in list(made):
-        ev, planted = plant_dirt(made.pop(table), table, p, cfg, g)
+        clean = made.pop(table)
+        if table == 'emar': clean['row'] = np.arange(len(clean['time']))
+        ev, planted = plant_dirt(clean, table, p, cfg, g)
         if table == 'emar':
-            emar, detail, more = _emar(ev, p, cfg, g)
+            emar, detail, more = _emar(clean, ev, p, cfg, g)
             sink.write('hosp/emar', emar)
             sink.write('hosp/emar_detail', detail)
             planted |= more
@@ -833,7 +849,7 @@ def _add(counts:dict, table:str, more:dict)->None:
     old = counts.setdefault(table, {})
     for k, v in more.items(): old[k] = old.get(k, 0) + v
 
-# %% ../nbs/04_simulate.ipynb #3a5e09e6
+# %% ../nbs/04_simulate.ipynb #3202d330
 def _chunks(p:pd.DataFrame, size:int)->list: # slices of stays
     "Cut the stays about every `size`, only where a new patient begins."
     starts = np.flatnonzero(p['first'])
@@ -864,7 +880,7 @@ def simulate_registry(
             for kind in ('diagnosis', 'procedure'):
                 name = 'diagnoses_icd' if kind == 'diagnosis' else 'procedures_icd'
                 sink.write(f'hosp/{name}', _code_table(p, kind, g))
-            for number, part in enumerate(_chunks(p, cfg.chunk_stays)): _chunk(p[part].assign(), number, cfg, sink, counts)
+            for number, part in enumerate(_chunks(p, cfg.chunk_stays)): _chunk(p[part].reset_index(drop=True), number, cfg, sink, counts)
         truth = dict(n_stays=len(p), n_subjects=int(p['first'].sum()), n_admissions=int(p.opens.sum()), seed=cfg.seed,
                      config=asdict(cfg), rows=sink.rows, planted=counts,
                      outcomes=dict(zip(('survived', 'icu_death', 'hospital_death'), np.bincount(p.outcome, minlength=3).tolist())))
