@@ -86,7 +86,7 @@ def factor_logdensity(
     logdet = 2*L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + o @ psi.log()
     return -0.5*(quad + logdet + o.sum(-1)*math.log(2*math.pi))
 
-# %% ../../nbs/30_models.heads.ipynb #90682d4b
+# %% ../../nbs/30_models.heads.ipynb #b4464d9d
 class Numbers(nn.Module):
     "D correlated numbers given a hidden state and the last value of each."
     def __init__(self, hidden:int, dim:int, rank:int=4):
@@ -117,15 +117,20 @@ class Numbers(nn.Module):
         return -density, ((mask & seen)*repeats).sum(-1)
 
     @torch.no_grad()
-    def sample(self, h:Tensor, last:Tensor, seen:Tensor, canonical=lambda z: z, tries:int=3, generator=None)->Tensor: # (N,D)
-        "Draw all numbers; `canonical` maps a draw to the code of its charting cell, and a changed value differs from the last."
+    def sample(self, h:Tensor, last:Tensor, seen:Tensor, mask:Tensor, canonical=None, tries:int=2, generator=None)->Tensor: # (N,D)
+        "Draw the numbers of `mask`; `canonical(z, where)` gives the code of a draw's charting cell, and a changed value has another one."
         if self.dim == 0: return last
         mu, sigma, delta, skew, repeat = self(h, last)
+        again = torch.bernoulli(repeat.sigmoid(), generator=generator).bool() & seen
+        canonical = canonical or (lambda z, where: z)
         b = self.loadings()
         normal = lambda *shape: torch.randn(*shape, generator=generator, device=h.device)
         shared, psi = normal(len(h), b.shape[1]) @ b.T, (1 - b.square().sum(-1)).sqrt()
-        draw = lambda: canonical(mu + sigma*torch.sinh((torch.asinh(shared + psi*normal(*mu.shape)) + skew)/delta))
-        z = draw()
-        for _ in range(tries): z = torch.where(seen & (z == last), draw(), z)
-        again = torch.bernoulli(repeat.sigmoid(), generator=generator).bool() & seen
+        draw = lambda: mu + sigma*torch.sinh((torch.asinh(shared + psi*normal(*mu.shape)) + skew)/delta)
+        changed = mask & ~again
+        z = canonical(draw(), changed)
+        for _ in range(tries): # few cells land on the value they are to leave
+            stuck = changed & seen & (z == last)
+            if not stuck.any(): break
+            z = torch.where(stuck, canonical(draw(), stuck), z)
         return torch.where(again, last, z)

@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         mu, logvar = self.body(torch.cat([record_vector(batch, self.schema), y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/31_models.static_vae.ipynb #6c4386e0
+# %% ../../nbs/31_models.static_vae.ipynb #17db9e0e
 def spread(low:Tensor, high:Tensor)->Tensor:
     "A fresh draw of each score inside its charting cell."
     return torch.special.ndtri((low + (high - low)*torch.rand_like(low)).clamp(1e-6, 1 - 1e-6))
@@ -123,7 +123,7 @@ class StaticVAE(nn.Module):
         return dict(category=category.mean(), binary=bits.mean(), number=number.mean())
 
     @torch.no_grad()
-    def sample(self, z:Tensor, y:Tensor, canonical=lambda z: z, generator:torch.Generator|None=None)->dict[str, Tensor]:
+    def sample(self, z:Tensor, y:Tensor, canonical=None, generator:torch.Generator|None=None)->dict[str, Tensor]:
         "One static record per latent and outcome, with the keys of an encoded cohort."
         h = self._hidden(z, y)
         codes = self.categories.sample(h, generator)
@@ -133,5 +133,5 @@ class StaticVAE(nn.Module):
         binary = self.binary.sample(h, generator)
         out |= dict(s_mask=binary[:, :self.n_numbers].bool(), s_flag=binary[:, self.n_numbers:])
         h, no = h + F.silu(self.after_binary(binary)), torch.zeros_like(out['s_mask'])
-        s = self.numbers.sample(h, no.float(), no, canonical, tries=0, generator=generator)
+        s = self.numbers.sample(h, no.float(), no, out['s_mask'], canonical, generator=generator)
         return out | dict(s_mid=torch.where(out['s_mask'], s, 0.))

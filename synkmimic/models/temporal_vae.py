@@ -122,9 +122,9 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
                                          batch['recency'][at] > 0, batch['same'][at])
     return {k: v.sum()/B for k,v in dict(state=state, binary=bits, number=number, repeat=repeat).items()}
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #177178f2
+# %% ../../nbs/32_models.temporal_vae.ipynb #5bc1095d
 @torch.no_grad()
-def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Tensor, canonical=lambda z: z,
+def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Tensor, canonical=None,
                 generator:torch.Generator|None=None)->dict[str, Tensor]: # (B,T,.) mid, mask, flags, states
     "Sample the hours of a stay for each static record and latent."
     B, T, D, dev = len(z), decoder.schema.hours, decoder.n_values, z.device
@@ -145,13 +145,13 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
         binary = decoder.binary.sample(h, generator)*inside
         mask, flags = binary[:, :D].bool(), binary[:, D:]
         h = h + F.silu(decoder.after_binary(binary))
-        number = decoder.numbers.sample(h, last, age < torch.inf, canonical, generator=generator)
+        number = decoder.numbers.sample(h, last, age < torch.inf, mask, canonical, generator=generator)
         last = torch.where(mask, number, last)
         age = torch.where(mask, 1., age + 1)
         hours.append((torch.where(mask, number, 0.), mask, flags, states))
     return dict(zip(('mid', 'mask', 'flags', 'states'), (torch.stack(a, 1) for a in zip(*hours))))
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #6c75aa73
+# %% ../../nbs/32_models.temporal_vae.ipynb #e8008799
 class TemporalVAE(nn.Module):
     "VAE of the hourly record, conditioned on the static record, its latent and the outcome."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -168,6 +168,6 @@ class TemporalVAE(nn.Module):
         total = sum(parts.values()) + self.cfg.beta*kl_above(kl, self.cfg.free_bits)
         return parts | dict(kl=kl.sum(-1).mean(), total=total)
 
-    def sample(self, record:dict[str, Tensor], z:Tensor, z_static:Tensor, canonical=lambda z: z, generator=None)->dict[str, Tensor]:
+    def sample(self, record:dict[str, Tensor], z:Tensor, z_static:Tensor, canonical=None, generator=None)->dict[str, Tensor]:
         "Hourly record for each static record and latent."
         return write_chart(self.decoder, record, z, z_static, canonical, generator)
