@@ -1,0 +1,80 @@
+"The whole paper at the smallest size, through the command that make calls."
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from synkmimic.cohort import Cohort
+from synkmimic.core import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+def paper(*args, runs):
+    "What `make paper PROFILE=smoke` runs, into another runs folder."
+    command = [sys.executable, '-m', 'synkmimic.paper', *args, '--profile', 'smoke', '--runs', str(runs), '--name', 'smoke-test']
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='2'))
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "One smoke run for all tests here."
+    runs = tmp_path_factory.mktemp('runs')
+    done = paper('run', runs=runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = runs.iterdir()
+    return folder, done.stdout
+
+def test_every_stage_reports(run):
+    folder, said = run
+    assert not list(folder.glob('notebooks/*.failed.ipynb'))
+    done = sorted(p.stem for p in folder.glob('notebooks/*.ipynb'))
+    assert all(f' {name} ' in said for name in done) and len(done) >= 14
+    train, holdout, synth = (Cohort.load(folder/p) for p in ('cohort/train', 'cohort/holdout', 'synthetic/latent_gan'))
+    assert not set(train.subject_id) & set(holdout.subject_id)
+    assert synth.schema == train.schema and len(synth) == len(train)
+    assert not set(synth.stay_id) & set(train.stay_id)
+
+def test_tables_and_figures_are_there(run):
+    folder, _ = run
+    figures = Path(read_json(folder/'run.json')['figures'])
+    assert '_scratch' in figures.parts, 'a smoke run never draws into figures/'
+    for name in ('t1_cohort', 't2_fidelity', 't3_utility'):
+        assert not pd.read_csv(figures/f'{name}.csv').empty
+        assert r'\toprule' in (figures/f'{name}.tex').read_text() and '| --- |' in (figures/f'{name}.md').read_text()
+    for name in ('f1_pipeline', 'f2_marginals', 'f4_acf'):
+        assert (figures/f'{name}.pdf').read_bytes()[:4] == b'%PDF' and (figures/f'{name}.png').stat().st_size > 10_000
+    assert b'CreationDate' not in (figures/'f1_pipeline.pdf').read_bytes()
+    manifest, numbers = read_json(figures/'manifest.json'), read_json(figures/'numbers.json')
+    assert manifest['data']['origin'] == 'simulated' and manifest['cohorts']['cohort/train']['fingerprint']
+    assert all('.' in k and not isinstance(v, (dict, list)) for k,v in numbers.items())
+
+def test_scores_carry_intervals_and_controls(run):
+    folder, _ = run
+    scores = pd.read_parquet(folder/'scores'/'fidelity.parquet')
+    assert {'pillar', 'metric', 'feature', 'group', 'value', 'low', 'high', 'n', 'direction', 'arm'} <= set(scores)
+    assert {'latent_gan', 'gaussian_mixture', 'independent_marginals', 'verbatim_copy'} <= set(scores.arm)
+
+def test_a_second_run_does_nothing(run):
+    folder, _ = run
+    before = {p: p.stat().st_mtime_ns for p in folder.glob('notebooks/*.ipynb')}
+    start = time.monotonic()
+    again = paper('run', runs=folder.parent)
+    assert again.returncode == 0 and '...' not in again.stdout, again.stdout + again.stderr
+    assert {p: p.stat().st_mtime_ns for p in folder.glob('notebooks/*.ipynb')} == before
+    assert time.monotonic() - start < 60
+
+def test_one_stage_with_explicit_checkpoints(run):
+    folder, _ = run
+    inputs = dict(cohort='cohort/train', transform='models/transform', static_vae='models/static_vae', temporal_vae='models/temporal_vae')
+    given = [a for k,v in inputs.items() for a in ('-p', f'{k}={folder/v}')]
+    done = paper('one', 'a3_latent_gan', '--overrides', 'train.latent_gan.epochs=1', *given, runs=folder.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (own,) = [p for p in folder.parent.iterdir() if p != folder]
+    assert (own/'models'/'latent_gan'/'model'/'model.json').exists() and not (own/'cohort').exists()
+
+def test_a_stage_without_its_inputs_says_what_to_run(tmp_path):
+    done = paper('one', 'a2_temporal_vae', runs=tmp_path)
+    assert done.returncode == 1 and 'make stage NAME=a0_cohort' in done.stderr and 'Traceback' not in done.stderr
