@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['HOUR', 'KEPT', 'REASONS', 'RATE_SPELLINGS', 'OTHER', 'DataConfig', 'ExtractionReport', 'Tables', 'connect', 'micros',
-           'parse_age', 'include', 'outcomes', 'Extraction', 'rate_rows', 'mask_sql', 'parse_rates', 'points',
-           'intervals', 'arrays', 'reduce_levels', 'code_flags', 'LevelMap', 'fit_levels', 'grid_length', 'assemble']
+           'parse_age', 'include', 'outcomes', 'Extraction', 'rate_rows', 'tidy_sql', 'matches_sql', 'number_sql',
+           'unit_sql', 'mask_sql', 'parse_rates', 'points', 'intervals', 'arrays', 'reduce_levels', 'code_flags',
+           'LevelMap', 'fit_levels', 'grid_length', 'assemble']
 
 # %% ../../nbs/11_sources.extract.ipynb #cbfeb922
 import dataclasses
@@ -254,13 +255,13 @@ class Extraction:
         frame = pd.DataFrame(rows, columns=['item', 'concept', 'factor', 'shift']).drop_duplicates('item')
         self.table('items', frame.assign(code=np.arange(len(frame)), item=frame['item'].astype('string')))
 
-# %% ../../nbs/11_sources.extract.ipynb #a49c4684
+# %% ../../nbs/11_sources.extract.ipynb #b63a2670
 _AMOUNTS = {'mcg': ('mass', 1e-3), 'ug': ('mass', 1e-3), 'μg': ('mass', 1e-3), 'µg': ('mass', 1e-3), '㎍': ('mass', 1e-3),
             'mg': ('mass', 1.), '㎎': ('mass', 1.), 'g': ('mass', 1e3), 'gm': ('mass', 1e3), 'grams': ('mass', 1e3),
             'ng': ('mass', 1e-6), 'unit': ('unit', 1.), 'units': ('unit', 1.), 'u': ('unit', 1.), 'iu': ('unit', 1.),
             'ml': ('volume', 1.), 'cc': ('volume', 1.), '㎖': ('volume', 1.), '㏄': ('volume', 1.), 'l': ('volume', 1e3),
             'meq': ('meq', 1.), 'meq.': ('meq', 1.), 'mmol': ('mmol', 1.)}
-_TIMES = {'min': 60., 'minute': 60., '분': 60., 'hr': 1., 'h': 1., 'hour': 1., '시간': 1.} # per hour
+_TIMES = {'min': 60., 'minute': 60., 'm': 60., '분': 60., 'hr': 1., 'h': 1., 'hour': 1., '시간': 1.} # per hour
 RATE_SPELLINGS = {f'{a}{kg}/{t}': (kind, size*per, bool(kg))
                   for a,(kind,size) in _AMOUNTS.items() for kg in ('', '/kg') for t,per in _TIMES.items()}
 
@@ -284,15 +285,29 @@ def rate_rows(
             elif other == 'volume': out.append((k, text, 0., power, True))
     return out
 
-# %% ../../nbs/11_sources.extract.ipynb #8faa86c6
+# %% ../../nbs/11_sources.extract.ipynb #0855a346
 _UNIT = '(?:' + '|'.join(sorted((a.replace('.', r'\.') for a in _AMOUNTS), key=len, reverse=True)) + ')(?:/kg)?/(?:' \
         + '|'.join(sorted(_TIMES, key=len, reverse=True)) + ')'
-_PATTERN = rf'(?:^|[^0-9.,~\-])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)({_UNIT})'
+_PATTERN = rf'(?:^|[^0-9.,~\-])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)({_UNIT})(?:$|[^0-9a-z])'
 
-def _tidy(column:str)->str:
-    "SQL: a note in lower case, without spaces and thousands separators, `per` as a slash."
-    plain = f"replace(lower(regexp_replace({column}, '\\s', '', 'g')), 'per', '/')"
-    return f"regexp_replace({plain}, '([0-9]),([0-9]{{3}})', '\\1\\2', 'g')"
+def tidy_sql(column:str)->str:
+    "SQL: a note in lower case; no spaces around slashes and units, no thousands separators, other separators doubled."
+    for find,put in ((r'\s*(/|\bper\b)\s*', '/'), (r'([0-9])\s+(\p{L})', r'\1\2'), ('([0-9]),([0-9]{3})', r'\1\2'),
+                     (r'([^0-9\p{L}./,~\-])', r'\1\1')):
+        column = f"regexp_replace({column if column.startswith('regexp') else f'lower({column})'}, '{find}', '{put}', 'g')"
+    return column
+
+def matches_sql(column:str)->str:
+    "SQL: the list of all rates in a note, each as number and unit."
+    return f"regexp_extract_all({tidy_sql(column)}, '{_PATTERN}')"
+
+def number_sql(match:str)->str:
+    "SQL: the number of one match."
+    return f"try_cast(regexp_extract({match}, '([0-9.]+)', 1) AS DOUBLE)"
+
+def unit_sql(match:str)->str:
+    "SQL: the unit of one match."
+    return f"regexp_extract({match}, '[0-9]({_UNIT})', 1)"
 
 def mask_sql(column:str)->str:
     "SQL: the shape of a note without its words: digits to 9, letters to a, at most 24 signs."
@@ -304,13 +319,12 @@ def parse_rates(
 )->pd.DataFrame: # number and unit of the last rate in each note; missing where there is none
     "What the notes say, one row per note."
     con.register('_notes', pd.DataFrame(dict(i=np.arange(len(notes)), x=pd.Series(notes, dtype='string'))))
-    out = con.execute(f'''SELECT i, try_cast(regexp_extract(m[-1], '([0-9.]+)', 1) AS DOUBLE) AS number,
-        regexp_extract(m[-1], '({_UNIT})$', 1) AS unit
-        FROM (SELECT i, regexp_extract_all({_tidy('x')}, '{_PATTERN}') AS m FROM _notes) ORDER BY i''').df().drop(columns='i')
+    out = con.execute(f'''SELECT i, {number_sql('m[-1]')} AS number, {unit_sql('m[-1]')} AS unit
+        FROM (SELECT i, {matches_sql('x')} AS m FROM _notes) ORDER BY i''').df().drop(columns='i')
     con.unregister('_notes')
     return out
 
-# %% ../../nbs/11_sources.extract.ipynb #9709626d
+# %% ../../nbs/11_sources.extract.ipynb #0d340c93
 def _joined(relation:str, by:str, columns:str)->str:
     "SQL: rows with their concept, item code, stay code and offsets from admission."
     stay = ('LEFT JOIN stays s ON s.stay_id = r.stay' if by == 'stay' else
@@ -329,7 +343,7 @@ _WHO = (('item not in dictionary', 'concept IS NULL'), ('stay unknown', 'nobody'
 def _levels(concepts)->str:
     "SQL: the level code of a categorical text, else the number."
     parts = {k: [f"WHEN regexp_matches(lower(txt), '{'|'.join(pats)}') THEN {j}" for j,(_,pats) in enumerate(c.levels)]
-             for k,c in enumerate(concepts) if c.kind == 'categorical'}
+             for k,c in enumerate(concepts) if c.kind == 'categorical' and any(p for _,p in c.levels)}
     inner = ' '.join(f"WHEN concept = {k} THEN CASE {' '.join(w)} END" for k,w in parts.items())
     return f'CASE {inner} ELSE v END' if parts else 'v'
 
@@ -376,7 +390,7 @@ def points(
     x.con.execute('INSERT INTO cells SELECT stay, hour, concept, n, total, t, last, false, true FROM found WHERE reason = 0')
     x.con.execute('DROP TABLE found')
 
-# %% ../../nbs/11_sources.extract.ipynb #a7d5369d
+# %% ../../nbs/11_sources.extract.ipynb #f7409cd5
 def _intervals(x:Extraction, relation:str, mode:str)->str:
     "SQL: rows with reason, clipped to the stay and the window."
     rate = mode == 'rates'
@@ -421,7 +435,7 @@ def _spread(x:Extraction, mode:str)->None:
         WHERE reason = 0), h AS (SELECT *, unnest(range(lo//{g}, (hi - 1)//{g} + 1)) AS hour FROM p),
     o AS (SELECT *, least(hi, (hour + 1)*{g}) - greatest(lo, hour*{g}) AS overlap FROM h)
     SELECT stay, hour, concept, count(*), sum({dict(amounts='v*overlap/(e - a)', rates='v*overlap', spans='1')[mode]}), max(a), 1,
-        bool_or(v IS NULL), true FROM o GROUP BY stay, hour, concept''')
+        bool_or(v IS NULL), bool_or(v IS NOT NULL) FROM o GROUP BY stay, hour, concept''')
     x.con.execute('DROP TABLE pieces')
 
 # %% ../../nbs/11_sources.extract.ipynb #feba78aa
