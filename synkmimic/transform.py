@@ -171,7 +171,7 @@ def history(
     last = z.gather(1, at.clamp_min(0))*(at >= 0)
     return last, (at >= 0)/(t - at).clamp_min(1)
 
-# %% ../nbs/20_transform.ipynb #ee467ff2
+# %% ../nbs/20_transform.ipynb #3648bd67
 class CohortTransform:
     "Everything learnt from the training people before any model: maps, prevalence, schema."
     def __init__(self, schema:Schema, values:QuantileTransform, static:QuantileTransform, prevalence:np.ndarray, los_is_length:bool):
@@ -183,7 +183,7 @@ class CohortTransform:
         "Learn from `train` only."
         s = train.schema
         numeric = [f for f in s.static if f.kind == 'numerical']
-        table = train.static[[f.name for f in numeric]].to_numpy('float64').reshape(len(train), len(numeric))
+        table = train.static[[f.name for f in numeric]].to_numpy('float64')
         prevalence = np.bincount(train.outcome, minlength=len(s.outcomes))/len(train)
         return cls(s, QuantileTransform.fit(train.values.reshape(-1, len(s.values)), s.values, cfg, seed),
                    QuantileTransform.fit(table, numeric, cfg, seed), prevalence, _los_agrees(train))
@@ -216,10 +216,10 @@ def _los_agrees(c:Cohort)->bool:
     ok = np.where(c.length < c.n_hours, np.abs(steps - (c.length - 0.5)) <= 1, steps >= c.n_hours - 1)
     return bool(np.mean(ok | np.isnan(steps)) >= 0.99)
 
-# %% ../nbs/20_transform.ipynb #b168c2f7
+# %% ../nbs/20_transform.ipynb #180331ca
 def _cells(q:QuantileTransform, x:np.ndarray)->tuple[Tensor, Tensor, Tensor]: # float32 low, high, mid; 0 where missing
     "Probability cells and canonical codes, in blocks so that memory stays bounded."
-    flat = torch.tensor(x.reshape(-1, x.shape[-1]))
+    flat = torch.tensor(x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1]))
     blocks = []
     for part in flat.split(65_536):
         low, high = q.cell(part)
@@ -229,7 +229,7 @@ def _cells(q:QuantileTransform, x:np.ndarray)->tuple[Tensor, Tensor, Tensor]: # 
 def _encode_static(tf:CohortTransform, c:Cohort)->dict[str, Tensor]:
     "The static part."
     s = tf.schema
-    table = c.static[s.static_of_kind('numerical')].to_numpy('float64').reshape(len(c), -1)
+    table = c.static[s.static_of_kind('numerical')].to_numpy('float64')
     codes = [c.static[k].cat.codes.to_numpy() for k in s.static_of_kind('categorical')]
     flags = [c.static[k].to_numpy() for k in s.static_of_kind('flag')]
     stack = lambda cols: torch.as_tensor(np.stack(cols, 1)) if cols else torch.zeros(len(c), 0)
