@@ -285,15 +285,15 @@ def rate_rows(
             elif other == 'volume': out.append((k, text, 0., power, True))
     return out
 
-# %% ../../nbs/11_sources.extract.ipynb #0855a346
+# %% ../../nbs/11_sources.extract.ipynb #61577ecd
 _UNIT = '(?:' + '|'.join(sorted((a.replace('.', r'\.') for a in _AMOUNTS), key=len, reverse=True)) + ')(?:/kg)?/(?:' \
         + '|'.join(sorted(_TIMES, key=len, reverse=True)) + ')'
 _PATTERN = rf'(?:^|[^0-9.,~\-])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)({_UNIT})(?:$|[^0-9a-z])'
 
 def tidy_sql(column:str)->str:
     "SQL: a note in lower case; no spaces around slashes and units, no thousands separators, other separators doubled."
-    for find,put in ((r'\s*(/|\bper\b)\s*', '/'), (r'([0-9])\s+(\p{L})', r'\1\2'), ('([0-9]),([0-9]{3})', r'\1\2'),
-                     (r'([^0-9\p{L}./,~\-])', r'\1\1')):
+    for find,put in ((r'\s*(/|\bper\b)\s*', '/'), (r'([0-9])\s+([\p{L}\p{So}])', r'\1\2'), ('([0-9]),([0-9]{3})', r'\1\2'),
+                     (r'([^0-9\p{L}\p{So}./,~\-])', r'\1\1')):
         column = f"regexp_replace({column if column.startswith('regexp') else f'lower({column})'}, '{find}', '{put}', 'g')"
     return column
 
@@ -438,7 +438,7 @@ def _spread(x:Extraction, mode:str)->None:
         bool_or(v IS NULL), bool_or(v IS NOT NULL) FROM o GROUP BY stay, hour, concept''')
     x.con.execute('DROP TABLE pieces')
 
-# %% ../../nbs/11_sources.extract.ipynb #feba78aa
+# %% ../../nbs/11_sources.extract.ipynb #9b3f4aa7
 def _final(x:Extraction)->str:
     "SQL: one value per stay, hour and concept."
     inside = f'least({x.cfg.grid}, s.span - c.hour*{x.cfg.grid})'
@@ -465,7 +465,7 @@ def arrays(
     values[outside] = np.nan
     event, high = np.zeros(n, bool), np.array([np.inf if c.high is None else c.high for c in x.concepts])
     beyond = np.zeros(len(x.concepts), 'int64')
-    for batch in x.con.execute(_final(x)).to_arrow_reader(1 << 20):
+    for batch in x.con.sql(_final(x)).to_arrow_reader(1 << 20):
         stay, hour, concept, value, kind, happened = (batch.column(k).to_numpy(zero_copy_only=False)
                                                       for k in ('stay', 'hour', 'concept', 'value', 'kind', 'event'))
         event[stay[happened]] = True
