@@ -236,7 +236,7 @@ def latents(p:pd.DataFrame, H:dict, g)->dict: # name -> (N,) float32
         out[name] = f['mean']*np.exp(np.float32(f['sd'])*z) if f.get('log') else f['mean'] + np.float32(f['sd'])*z
     return out
 
-# %% ../nbs/04_simulate.ipynb #3c4a3eda
+# %% ../nbs/04_simulate.ipynb #71e4287c
 def _circulation(x:dict, G:dict)->dict:
     "Pressures that agree, breathing and ventilator numbers that agree, and the coma scale."
     mbp, pp = np.maximum(x['mbp'], 30), np.clip(x['pp'], 12, 120)
@@ -246,7 +246,7 @@ def _circulation(x:dict, G:dict)->dict:
               rr=np.clip(x['rr'], 4, 60), cvp=np.clip(x['cvp'], 0, 35), pain=np.clip(np.rint(2.5*x['pain']), 0, 10),
               spo2=np.clip(100 - x['spo2_gap'], 50, 100))
     x['peep'] = np.clip(np.rint(x['peep']), 0, 24)
-    x['fio2'] = np.clip(x['fio2'], 21, 100)
+    x['fio2'] = np.where(x['fio2'] < 24, 21, np.clip(5*np.rint(x['fio2']/5), 25, 100)) # room air, then steps of 5 %
     x['rr_set'], x['rr_over'] = np.clip(x['rr_set'], 6, 35), np.clip(np.rint(x['rr_over'] - 1), 0, 20)
     x['rr_vent'] = x['rr_set'] + x['rr_over']
     x['tv_actual'] = np.maximum(x['tv'] - x['leak'], 50)
@@ -261,10 +261,11 @@ def _circulation(x:dict, G:dict)->dict:
     x['gcs_v'] = np.where(G['vent'], 1., 1. + np.digitize(wake, [-1.7, -1.2, -0.7, -0.1]))
     return x
 
-# %% ../nbs/04_simulate.ipynb #4d5fe205
+# %% ../nbs/04_simulate.ipynb #c4682215
 def _gases(x:dict)->dict:
     "Acid-base and oxygen: HCO3 and pCO2 decide pH and base excess, pO2 decides saturation and content."
-    x['hco3'], x['pco2'], x['po2'] = np.clip(x['hco3'], 6, 50), np.clip(x['pco2'], 14, 120), np.clip(x['po2'], 28, 500)
+    x['hco3'], x['po2'] = np.clip(x['hco3'], 6, 50), np.clip(x['po2'], 28, 500)
+    x['pco2'] = np.clip(x['pco2'] + 0.7*(x['hco3'] - 24), 14, 120) # the lungs make up for part of it
     x['hb'] = np.clip(x['hb'], 4, 19)
     x['ph'] = 6.1 + np.log10(x['hco3']/(0.0307*x['pco2']))
     x['be'] = (1 - 0.014*x['hb'])*(x['hco3'] - 24.8 + (1.43*x['hb'] + 7.7)*(x['ph'] - 7.4))
@@ -301,12 +302,12 @@ def physiology(p:pd.DataFrame, H:dict, G:dict, g)->dict: # name -> (N,)
     "All hourly series of all stays, tied together."
     return _blood(_gases(_circulation(latents(p, H, g), G)), p, H['stay'])
 
-# %% ../nbs/04_simulate.ipynb #a0787d3e
+# %% ../nbs/04_simulate.ipynb #205d65cf
 def _rows(at:np.ndarray, time:np.ndarray, item:dict, label, value:np.ndarray, H:dict)->dict:
     "Event rows at the hours `at`, as a dictionary of columns."
     places = max(0, round(-np.log10(item['step']))) if item['step'] < 1 else 0
     value = np.clip(value, item['low'], item['high'])
-    digits = np.rint(value/item['step']).astype(np.int64)*(5 if item['step'] == 5 else 1)
+    digits = np.rint(value/item['step']).astype(np.int64)
     n = len(at)
     full = lambda v, kind: np.full(n, v, kind)
     return dict(stay=H['stay'][at], time=time, label=np.broadcast_to(np.asarray(label, np.int32), n), digits=digits,
@@ -844,7 +845,7 @@ class _Sink:
         self.open[name].write_table(table)
         self.rows[name] += len(table)
 
-# %% ../nbs/04_simulate.ipynb #8b10a6b7
+# %% ../nbs/04_simulate.ipynb #7e0394c0
 def _chunk(p:pd.DataFrame, number:int, cfg:SimulateConfig, sink:_Sink, counts:dict)->None:
     "Simulate and write the events of one chunk of stays."
     g = rng(cfg.seed, 'simulate', 'events', number)
@@ -866,7 +867,8 @@ def _chunk(p:pd.DataFrame, number:int, cfg:SimulateConfig, sink:_Sink, counts:di
             planted |= more
         elif table == 'outputevents': sink.write('icu/outputevents', _volumes(ev, p, cfg.seed))
         elif 'end' in ev: sink.write(f'icu/{table}', _spans_table(ev, p, cfg.seed, table))
-        else: sink.write(f"{'icu' if table == 'chartevents' else 'hosp'}/{table}", _measurements(ev, p, cfg.seed, table))
+        elif table == 'labevents': sink.write('hosp/labevents', _measurements(ev, p, cfg.seed, table))
+        else: sink.write('icu/chartevents', _measurements(ev, p, cfg.seed, table))
         if table == 'chartevents': planted |= _valid_but_odd(ev)
         _add(counts, table, planted)
 
