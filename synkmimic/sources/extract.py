@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HOUR', 'KEPT', 'REASONS', 'RATE_SPELLINGS', 'OTHER', 'DataConfig', 'ExtractionReport', 'Tables', 'connect', 'micros',
            'parse_age', 'include', 'outcomes', 'Extraction', 'rate_rows', 'tidy_sql', 'matches_sql', 'number_sql',
-           'unit_sql', 'mask_sql', 'parse_rates', 'points', 'intervals', 'arrays', 'reduce_levels', 'code_flags',
-           'LevelMap', 'fit_levels', 'grid_length', 'assemble']
+           'unit_sql', 'mask_sql', 'parse_rates', 'points', 'intervals', 'arrays', 'supported', 'reduce_levels',
+           'code_flags', 'LevelMap', 'fit_levels', 'grid_length', 'assemble']
 
 # %% ../../nbs/11_sources.extract.ipynb #cbfeb922
 import dataclasses
@@ -478,7 +478,7 @@ def arrays(
     for k in np.flatnonzero(beyond): x.report.note('cells', 'hourly', x.concepts[k].name, 'hourly total out of range', beyond[k])
     return dict(values=values, flags=flags, states=states, event=event)
 
-# %% ../../nbs/11_sources.extract.ipynb #dd53ea14
+# %% ../../nbs/11_sources.extract.ipynb #ac152841
 OTHER = 'Other'
 
 def _few(column, subject, min_people:int)->list[str]:
@@ -493,6 +493,18 @@ def _merge(column, levels)->np.ndarray:
     column = pd.Series(column, dtype='object')
     listed = column.isin(levels)
     return column.where(listed | column.isna(), OTHER if OTHER in levels else None).to_numpy(object)
+
+def supported(
+    values:np.ndarray, # (n,T,F)
+    flags:np.ndarray, # (n,T,K)
+    rate, # (F,) True for infusions, which count where they run
+    subject:np.ndarray, # (n,)
+    min_people:int,
+)->tuple[np.ndarray, np.ndarray]: # (F,) and (K,) bool
+    "Which hourly values and flags were seen in enough people."
+    seen = np.where(np.asarray(rate, bool), (np.nan_to_num(values) > 0).any(1), (~np.isnan(values)).any(1))
+    people = [pd.DataFrame(a).groupby(np.asarray(subject, str)).any().sum().to_numpy() for a in (seen, flags.any(1))]
+    return tuple(np.asarray(p) >= min_people for p in people)
 
 def reduce_levels(column, subject, min_people:int)->tuple[np.ndarray, tuple[str, ...]]:
     "A categorical column reduced to levels seen in enough people, and those levels."
@@ -519,15 +531,16 @@ def code_flags(
     out[found.stay.to_numpy('int64'), pd.Index(keep).get_indexer(found.code)] = 1
     return pd.DataFrame(out, columns=[f'{prefix}_{k.lower()}' for k in keep])
 
-# %% ../../nbs/11_sources.extract.ipynb #3fbda49e
+# %% ../../nbs/11_sources.extract.ipynb #bd7e00f0
 @dataclass(frozen=True)
 class LevelMap:
     "Levels and code flags that the training people support."
     levels:tuple # (name, levels) of every categorical variable
     codes:tuple[str, ...] # code flags kept
+    hourly:tuple[str, ...] # hourly values and flags kept
     def apply(self, cohort:Cohort)->Cohort:
-        "The cohort with levels merged and unsupported code flags dropped."
-        return _relevelled(cohort, dict(self.levels), set(self.codes))
+        "The cohort with levels merged, and unsupported codes and hourly variables dropped."
+        return _relevelled(cohort, dict(self.levels), set(self.codes), set(self.hourly))
 
 def _is_code(f:Feature)->bool: return f.kind == 'flag' and f.group in ('diagnosis', 'procedure')
 
@@ -535,7 +548,7 @@ def fit_levels(
     train:Cohort,
     min_people:int=11,
 )->LevelMap:
-    "Learn the levels and codes seen in at least `min_people` training people."
+    "Learn what is seen in at least `min_people` training people: levels, codes, hourly values and flags."
     found = [(f.name, tuple(_few(train.static[f.name].astype('object'), train.subject_id, min_people)))
              for f in train.schema.static if f.kind == 'categorical']
     for k,f in enumerate(train.schema.states):
@@ -544,10 +557,12 @@ def fit_levels(
         found.append((f.name, tuple(_few(text, train.subject_id[i], min_people))))
     codes = tuple(f.name for f in train.schema.static if _is_code(f)
                   and len(set(train.subject_id[train.static[f.name].to_numpy() == 1])) >= min_people)
-    return LevelMap(tuple(found), codes)
+    v, g = supported(train.values, train.flags, [f.agg == 'rate' for f in train.schema.values], train.subject_id, min_people)
+    hourly = [f.name for f,ok in zip(train.schema.values + train.schema.flags, np.append(v, g)) if ok]
+    return LevelMap(tuple(found), codes, tuple(hourly))
 
-def _relevelled(c:Cohort, levels:dict, codes:set)->Cohort:
-    "Apply levels and codes to static columns, states and the schema."
+def _relevelled(c:Cohort, levels:dict, codes:set, hourly:set)->Cohort:
+    "Apply a level map to static columns, hourly arrays and the schema."
     static = [dataclasses.replace(f, levels=levels[f.name]) if f.kind == 'categorical' else f
               for f in c.schema.static if not _is_code(f) or f.name in codes]
     static = [f for f in static if f.kind != 'categorical' or f.levels]
@@ -560,11 +575,14 @@ def _relevelled(c:Cohort, levels:dict, codes:set)->Cohort:
         code = names.get_indexer(_merge(list(f.levels), levels[f.name])) if len(f.levels) else np.array([], 'int64')
         states[..., k] = np.append(code, -1)[c.states[..., k]]
         if len(names): kept.append(k)
-    schema = dataclasses.replace(c.schema, static=tuple(static),
+    v, g = ([k for k,f in enumerate(part) if f.name in hourly] for part in (c.schema.values, c.schema.flags))
+    schema = dataclasses.replace(c.schema, static=tuple(static), values=tuple(c.schema.values[k] for k in v),
+                                 flags=tuple(c.schema.flags[k] for k in g),
                                  states=tuple(dataclasses.replace(f, levels=levels[f.name]) for f in (c.schema.states[k] for k in kept)))
-    return dataclasses.replace(c, schema=schema, static=table, states=states[..., kept]).validate()
+    return dataclasses.replace(c, schema=schema, static=table, values=c.values[..., v], flags=c.flags[..., g],
+                               states=states[..., kept]).validate()
 
-# %% ../../nbs/11_sources.extract.ipynb #2aadcb37
+# %% ../../nbs/11_sources.extract.ipynb #2537f82e
 def grid_length(stays:pd.DataFrame, cfg:DataConfig)->np.ndarray: # (n,)
     "Steps of the grid inside each stay."
     span = (stays.t_out - stays.t_in).to_numpy('int64')
@@ -586,10 +604,16 @@ def assemble(
     x.report.note('stays', 'hourly', '', 'no event in the window', (~here).sum())
     if not here.any():
         raise DataError('no stay has an event in the window', count=len(here), fix='Check data.source, labels and units in the report.')
-    hourly = {kind: tuple(c.feature() for c in x.concepts if c.kind == kind) for kind in ('numerical', 'flag', 'categorical')}
+    kept = stays[here]
+    hourly = {kind: [c.feature() for c in x.concepts if c.kind == kind] for kind in ('numerical', 'flag', 'categorical')}
+    a = {k: v[here] for k,v in a.items()}
+    enough = supported(a['values'], a['flags'], [f.agg == 'rate' for f in hourly['numerical']], kept.subject_id.to_numpy(),
+                       x.cfg.min_people)
+    for name,part,ok in zip(('values', 'flags'), ('numerical', 'flag'), enough):
+        for f in (f for f,good in zip(hourly[part], ok) if not good): x.report.note('concepts', 'hourly', f.name, 'seen in too few people', 1)
+        a[name], hourly[part] = a[name][..., ok], [f for f,good in zip(hourly[part], ok) if good]
     schema = Schema(tuple(features), hourly['numerical'], hourly['flag'], hourly['categorical'], outcome_names, x.cfg.hours,
                     x.cfg.grid_hours, source, origin)
-    kept = stays[here]
-    return Cohort(schema, static[here].reset_index(drop=True)[[f.name for f in features]], **{k: v[here] for k,v in a.items()},
+    return Cohort(schema, static[here].reset_index(drop=True)[[f.name for f in features]], **a,
                   length=kept.length.to_numpy(), outcome=kept.outcome.to_numpy(), subject_id=kept.subject_id.to_numpy(),
                   stay_id=kept.stay_id.to_numpy()).validate()
