@@ -113,7 +113,7 @@ def category_differences(real, synth, wr, ws)->list[dict]:
     stack = lambda d: np.stack(list(d.values()), 1)
     return _off_diagonal(cramers_v(stack(a), wr), cramers_v(stack(b), ws), list(a), 'cramers_v_difference', min(len(real), len(synth)))
 
-# %% ../../nbs/52_fidelity.joint.ipynb #1185f3bc
+# %% ../../nbs/52_fidelity.joint.ipynb #05aa9457
 def person_folds(subject_id, n_folds:int, rng:np.random.Generator)->np.ndarray: # (n,)
     "A fold per stay, the same for all stays of a person."
     people, person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)
@@ -123,7 +123,7 @@ def mean_auc(y, scores, fold, level:float=0.95)->Estimate:
     "Mean of the folds' AUCs with its interval."
     parts = [auc_covariance(y[fold == k], scores[fold == k]) for k in np.unique(fold)]
     if len(parts) == 1: return delong(y, scores, level)
-    value, se = np.mean([v[0] for v,_ in parts]), np.sqrt(np.sum([c[0, 0] for _,c in parts]))/len(parts)
+    value, se = np.mean([v[0] for v,_ in parts]), np.sqrt(np.mean([c[0, 0] for _,c in parts]))
     half = max(norm.ppf(0.5 + level/2)*se, 1/len(y)) # an AUC of exactly 1 still has an interval
     return Estimate(float(value), float(max(value - half, 0)), float(min(value + half, 1)), len(y))
 
