@@ -21,7 +21,7 @@ from ..schema import Feature
 from .concepts import item_rows, load_concepts
 from .extract import HOUR, KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect, points, reduce_levels
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #3cdbcdb4
+# %% ../../nbs/14_sources.challenge2012.ipynb #d42eb3ee
 def _files(path:Path):
     "Name and bytes of every text file of a set, from a folder or a .tar.xz."
     if path.is_dir():
@@ -35,50 +35,61 @@ def _files(path:Path):
 
 def read_set(
     path, # set-a.tar.xz or set-a/
-)->tuple[pd.DataFrame, pd.DataFrame]: # lines (stay, line, minute, parameter, value) and outcomes
+)->tuple[pd.DataFrame, pd.DataFrame]: # lines (stay, minute, parameter, value) and outcomes
     "The lines and the outcomes of one set."
     path, stays, parts, outcomes = Path(path), [], [], None
     for name,data in _files(path):
         if name.lower().startswith('outcomes'): outcomes = pd.read_csv(io.BytesIO(data))
-        elif re.fullmatch(r'\d+\.txt', name): stays.append(name[:-4]); parts.append(data.strip())
+        elif re.fullmatch(r'\d+\.txt', name): stays.append(name[:-4]); parts.append(data.strip().partition(b'\n')[2]) # without its header
     beside = path.parent/f'Outcomes-{path.name[4]}.txt'
     if outcomes is None and beside.exists(): outcomes = pd.read_csv(beside)
     if outcomes is None: raise DataError('no Outcomes file in the set', file=path, fix='It is called Outcomes-a.txt and belongs beside the stays.')
     if not stays: raise DataError('the set holds no stays', file=path, fix='Files are called RecordID.txt.')
-    lines = pd.read_csv(io.BytesIO(b'\n'.join(parts)), header=None, names=['time', 'parameter', 'value'], dtype=str, keep_default_na=False)
-    size = np.array([p.count(b'\n') + 1 for p in parts])
-    lines['stay'] = np.repeat(np.array(stays, object), size)
-    lines['line'] = np.arange(len(lines)) - np.repeat(np.cumsum(size) - size, size)
-    clock = lines.time.str.extract(r'^(\d+):(\d\d)$').astype('Float64').to_numpy('float64', na_value=np.nan)
-    lines['minute'], lines['value'] = clock @ [60, 1], pd.to_numeric(lines.value, errors='coerce')
-    return lines[lines.line > 0].reset_index(drop=True), outcomes # line 0 is the header
+    size = np.array([p.count(b'\n') + bool(p) for p in parts])
+    lines = _parse(b'\n'.join(p for p in parts if p))
+    lines['stay'] = pd.Categorical.from_codes(np.repeat(np.arange(len(stays)), size), stays)
+    return lines, outcomes
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #6e06e91b
+def _parse(text:bytes)->pd.DataFrame: # minute, parameter, value
+    "All lines of a set at once; a value that is no number is missing."
+    read = lambda value: pd.read_csv(io.BytesIO(text), header=None, names=['time', 'parameter', 'value'], keep_default_na=False,
+                                     na_values=dict(value=['']), dtype=dict(time='category', parameter='category', value=value))
+    try: lines = read('float64')
+    except ValueError: lines = read('string').assign(value=lambda d: pd.to_numeric(d.value, errors='coerce').astype('float64'))
+    times = lines.time.cat.categories.astype(str) # each clock time is parsed once
+    parts = pd.Series(times).str.extract(r'^(\d+):(\d\d)$').astype('Float64').to_numpy('float64', na_value=np.nan)
+    return lines.assign(minute=(parts @ [60, 1])[lines.time.cat.codes]).drop(columns='time')
+
+# %% ../../nbs/14_sources.challenge2012.ipynb #4555ca0f
 _ICU = {1: 'coronary care', 2: 'cardiac surgery recovery', 3: 'medical', 4: 'surgical'}
-_ABOUT = ('RecordID', 'Age', 'Gender', 'Height', 'ICUType', 'Weight')
+_ABOUT = ('RecordID', 'Age', 'Gender', 'Height', 'ICUType')
 
 def describe(lines:pd.DataFrame)->tuple[pd.DataFrame, np.ndarray]: # one row per stay; which lines were used
     "Age, sex, height (cm), weight (kg) and kind of ICU of each stay."
-    about = ((lines.line <= 6) & lines.parameter.isin(_ABOUT)).to_numpy()
-    wide = lines[about].drop_duplicates(['stay', 'parameter']).pivot(index='stay', columns='parameter', values='value')
-    wide = wide.reindex(columns=_ABOUT).where(lambda d: d != -1)
+    start = (lines.minute == 0).to_numpy()
+    weighed = start & (lines.parameter == 'Weight').to_numpy()
+    first = np.zeros(len(lines), bool)
+    first[lines[weighed].drop_duplicates('stay').index] = True
+    about = first | (start & lines.parameter.isin(_ABOUT).to_numpy())
+    named = lines[about].astype(dict(stay=str, parameter=str)).drop_duplicates(['stay', 'parameter'])
+    wide = named.pivot(index='stay', columns='parameter', values='value').reindex(columns=[*_ABOUT, 'Weight']).where(lambda d: d != -1)
     inside = lambda c, low, high: wide[c].where(wide[c].between(low, high)).to_numpy('float64')
     people = pd.DataFrame(dict(stay_id=wide.index.astype(object), age=wide.Age.to_numpy('float64'), height=inside('Height', 100, 230),
                                weight=inside('Weight', 20, 300), sex=wide.Gender.map({0: 'F', 1: 'M'}).astype(object).to_numpy(),
                                first_careunit=wide.ICUType.map(_ICU).astype(object).to_numpy()))
     return people, about
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #7512286a
+# %% ../../nbs/14_sources.challenge2012.ipynb #243c1baf
 def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionReport)->tuple[pd.DataFrame, pd.DataFrame]:
     "Everyone, and those kept, with times in microseconds from admission."
     need = ['RecordID', 'Length_of_stay', 'In-hospital_death']
     lost = [c for c in need if c not in outcomes]
     if lost: raise DataError('the column is missing', table='Outcomes', column=lost[0])
     known = outcomes.assign(stay_id=outcomes.RecordID.astype(str))[['stay_id', *need[1:]]].drop_duplicates('stay_id')
-    last = lines[~about & (lines.parameter != '') & (lines.minute < 48*60)].groupby('stay').minute.max()
+    last = lines[~about & (lines.parameter != '') & (lines.minute < 48*60)].groupby('stay', observed=True).minute.max()
     s = people.merge(known, 'left', on='stay_id')
     s['los'] = s.Length_of_stay.where(s.Length_of_stay >= 0).astype('float64')
-    s['length'] = np.floor(s.stay_id.map(last)/60/cfg.grid_hours) + 1
+    s['length'] = np.floor(s.stay_id.map(last.rename(index=str))/60/cfg.grid_hours) + 1
     age = np.floor(s.age)
     rules = {'no outcome': s['In-hospital_death'].isna(), 'no series': s.length.isna(), 'age unknown': age.isna(),
              'age outside the range': (age < cfg.age_low) | (age > cfg.age_high), 'shorter than min_hours': s.length*cfg.grid_hours < cfg.min_hours}
@@ -91,7 +102,7 @@ def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionRepo
     kept['length'] = np.minimum(kept.length, cfg.hours).astype('int64')
     return s, kept.astype(dict(outcome='int64'))
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #ece0f00c
+# %% ../../nbs/14_sources.challenge2012.ipynb #1bdff010
 def _static(kept:pd.DataFrame, cfg:DataConfig)->tuple[pd.DataFrame, list[Feature]]:
     "Static columns and their features."
     people, out, features = kept.subject_id.to_numpy(object), {}, []
@@ -121,6 +132,7 @@ def load_challenge2012(
     cfg, report = cfg or DataConfig(source='challenge2012', root=str(root)), ExtractionReport()
     if cfg.hours*cfg.grid_hours > 48: raise ConfigError('Challenge 2012 holds 48 hours: data.hours must be at most 48 (30 or 48 are usual)')
     lines, outcomes = (pd.concat(p, ignore_index=True) for p in zip(*(read_set(p) for p in _sets(root))))
+    lines = lines.astype(dict(stay='category', parameter='category')) # sets joined
     people, about = describe(lines)
     everyone, kept = _stays(lines, people, about, outcomes, cfg, report)
     report.note('events', 'lines', 'descriptor', KEPT, about.sum())
@@ -130,7 +142,7 @@ def load_challenge2012(
         x.set_stays(kept, everyone)
         x.set_items('events', item_rows(x.concepts, 'events'))
         x.table('lines', rest[['stay', 'parameter', 'minute', 'value']])
-        points(x, 'lines', '''(SELECT stay, nullif(parameter, '') AS item, make_timestamp(CAST(minute*60000000 AS BIGINT)) AS t,
+        points(x, 'lines', '''(SELECT CAST(stay AS VARCHAR) AS stay, nullif(CAST(parameter AS VARCHAR), '') AS item, make_timestamp(CAST(minute*60000000 AS BIGINT)) AS t,
             CASE WHEN value <> -1 THEN value END AS v, NULL AS txt, NULL AS unit FROM lines)''')
         static, features = _static(kept, cfg)
         return assemble(x, static, features, kept, ('survived', 'hospital_death'), 'challenge2012', 'open'), report
