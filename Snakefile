@@ -1,6 +1,7 @@
 # What depends on what, and nothing else. Run by `make paper`; by hand: snakemake --cores 2 --config run=runs/NAME
 # Every rule executes one notebook of nbs/paper/ in a run folder made by `python -m synkmimic.paper run` (synkmimic/paper.py).
 # A notebook is stale when its `key` changes: the hash of its code and of the modules below it, chained along NEEDS. Times do not count.
+import os
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ rule manifest:
     shell: 'exec {params.call}'
 
 onsuccess:
-    print(f'done: {FIGURES}')
+    print(f'done: {os.path.relpath(FIGURES)}')
 
 onerror:
-    print(f'stopped: what is finished is kept, the same command goes on from here. Failed notebooks: {RUN}/notebooks/*.failed.ipynb', file=sys.stderr)
+    print('stopped; what is finished is kept, and the same command goes on from here')

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .core import ConfigError, nearest
 
-# %% ../nbs/05_config.ipynb #c9a3a39e
+# %% ../nbs/05_config.ipynb #9c4de50e
 def _owner(place:str)->Any: # a dataclass field
     "A section that is described elsewhere, written `module:Class`."
     return field(default=None, metadata=dict(owner=place))
@@ -52,6 +52,7 @@ class TrainConfigs:
     temporal_vae:Any = _owner('synkmimic.train:TrainConfig')
     latent_gan:Any = _owner('synkmimic.train:TrainConfig')
 
+# %% ../nbs/05_config.ipynb #5b3006f2
 @dataclass(frozen=True)
 class Config:
     "Everything a run depends on."
@@ -65,7 +66,7 @@ class Config:
     seed:int = 0 # every random stream of the run is a named child of it
     profile:str = 'demo' # set by the profile group
 
-# %% ../nbs/05_config.ipynb #39073849
+# %% ../nbs/05_config.ipynb #3f61434e
 def owner_of(place:str)->type:
     "The dataclass behind `module:Class`."
     module, _, name = place.partition(':')
@@ -95,6 +96,7 @@ def twin(
         else: out.append((f.name, _checked(hints[f.name]), field(default_factory=f.default_factory)))
     return dataclasses.make_dataclass(cls.__name__, out)
 
+# %% ../nbs/05_config.ipynb #5907f2b3
 def _tuples(value, hint):
     "Lists back to tuples where the owner says tuple."
     if isinstance(value, list): return (tuple if get_origin(hint) is tuple or hint is tuple else list)(_tuples(v, a) for v,a in zip(value, _inner(hint, len(value))))

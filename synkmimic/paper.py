@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'OWNS', 'PAPER', 'VARIANTS', 'bare_code', 'code_cells', 'own_imports', 'module_closure', 'code_hash',
            'notebook_parameters', 'check_parameters', 'clock', 'execute', 'Plan', 'run_name', 'plan', 'layout_of',
-           'prepare', 'RunFolder', 'open_run', 'variant', 'notebook_of', 'clear_stale', 'origin_of', 'run_notebook',
-           'git_revision', 'manifest', 'write_manifest', 'snakemake_command', 'main']
+           'prepare', 'RunFolder', 'save_scores', 'save_numbers', 'open_run', 'variant', 'notebook_of', 'clear_stale',
+           'origin_of', 'run_notebook', 'git_revision', 'manifest', 'write_manifest', 'snakemake_command', 'main']
 
-# %% ../nbs/82_paper.ipynb #39005549
+# %% ../nbs/82_paper.ipynb #512ca3f2
 import argparse
 import ast
 import contextlib
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config, compose, resolved, to_yaml
-from .core import ROOT, ConfigError, DataError, SynkError, digest, nearest, read_json, settings, write_json, write_text
+from .core import ROOT, ConfigError, DataError, SynkError, atomic_path, digest, nearest, read_json, settings, write_json, write_text
 
 # %% ../nbs/82_paper.ipynb #586bca74
 def bare_code(
@@ -111,12 +111,18 @@ def code_hash(
     for name,file in sorted(found.items()): h.update(f'{name} {_module_hash(file, package)}'.encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/82_paper.ipynb #1520e3b6
+# %% ../nbs/82_paper.ipynb #1da23fb4
+def _papermill():
+    "Papermill, without the grammar of internationalised addresses that jsonschema parses for a second and a half and that no notebook needs."
+    sys.modules.setdefault('rfc3987_syntax', None)
+    import papermill
+    return papermill
+
 def notebook_parameters(
     notebook, # path
 )->dict: # name -> default value
     "Names and defaults of a notebook's `parameters` cell."
-    import papermill
+    papermill = _papermill()
     return {k: ast.literal_eval(v['default']) for k,v in papermill.inspect_notebook(str(notebook)).items()}
 
 def check_parameters(notebook, given:dict)->None:
@@ -128,7 +134,7 @@ def check_parameters(notebook, given:dict)->None:
         if not isinstance(v, want) or isinstance(v, bool) != isinstance(have[k], bool):
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
-# %% ../nbs/82_paper.ipynb #5f00e666
+# %% ../nbs/82_paper.ipynb #9d63ce83
 class _Passing:
     "A text stream that lets progress lines through now and then."
     def __init__(self, label:str, every:float=10.):
@@ -156,7 +162,7 @@ def execute(
     marks:dict|None=None, # saved in the notebook's metadata, such as the data's origin
 )->Path:
     "Run a notebook; `target` exists only if every cell succeeded."
-    import papermill
+    papermill = _papermill()
     notebook, target = Path(notebook), Path(target)
     check_parameters(notebook, parameters)
     failed, working = target.with_suffix('.failed.ipynb'), target.with_name(f'.{target.stem}.running.ipynb')
@@ -164,7 +170,7 @@ def execute(
     for p in (target, failed): p.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
-                                   stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=40'])
+                                   stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'])
         _mark(working, marks)
         os.replace(working, target)
     except papermill.PapermillExecutionError as e:
@@ -177,7 +183,7 @@ def _mark(path:Path, marks:dict|None)->None:
     "Save the data's origin in an executed notebook."
     if marks: write_json(read_json(path) | dict(metadata=read_json(path)['metadata'] | dict(synkmimic=marks)), path)
 
-# %% ../nbs/82_paper.ipynb #3b19ce97
+# %% ../nbs/82_paper.ipynb #05d2b90a
 @dataclass(frozen=True)
 class Plan:
     "What a run is called, where it lives and what it was asked to do."
@@ -194,6 +200,7 @@ def run_name(cfg:Config, data:str, extra:str='')->str:
     if cfg.profile != standard or not parts: parts.append(cfg.profile)
     return '-'.join(parts + ([extra] if extra else []))
 
+# %% ../nbs/82_paper.ipynb #9040b542
 def plan(
     data:str='simulated', # a data group, or a folder whose layout is recognised
     root:str='', # the data's folder
@@ -217,6 +224,7 @@ def plan(
     figures = scratch/'figures'/name if cfg.profile == 'smoke' else ROOT/settings().get('figures_path', 'figures')/name
     return Plan(name, tuple(asked), key, Path(runs)/f'{name}-{key}', figures)
 
+# %% ../nbs/82_paper.ipynb #060a38e2
 def layout_of(folder)->str:
     "Which source a folder of raw tables is."
     root = Path(folder)
@@ -229,21 +237,26 @@ def prepare(p:Plan)->None:
     "Make the run's folder and say in it what the run is."
     cfg = compose(p.overrides)
     write_text(to_yaml(cfg), p.folder/'config.yaml')
-    write_json(dict(name=p.name, digest=p.digest, overrides=list(p.overrides), seed=cfg.seed, figures=str(p.figures)), p.folder/'run.json')
+    write_json(dict(name=p.name, digest=p.digest, overrides=list(p.overrides), seed=cfg.seed, figures=str(p.figures), settings=resolved(cfg)), p.folder/'run.json')
 
-# %% ../nbs/82_paper.ipynb #fe963aa3
+# %% ../nbs/82_paper.ipynb #e97142dd
 @dataclass(frozen=True)
 class RunFolder:
     "An opened run."
     folder:Path
-    cfg:Config
-    name:str
+    overrides:tuple[str, ...]
+    settings:dict # the resolved configuration as plain data, for items that need no model
     figures:Path # where items write
+
+    @functools.cached_property
+    def cfg(self)->Config:
+        "The configuration; composing it imports the models."
+        return compose(self.overrides)
 
     @property
     def seed(self)->int:
         "The run's seed."
-        return self.cfg.seed
+        return self.settings['seed']
 
     def need(self,
         path:str, # explicit path, or one relative to the run
@@ -262,7 +275,7 @@ class RunFolder:
     def arms(self, path:str='')->dict:
         "Synthetic cohorts by arm, samplers before controls; or the one at `path`."
         if path: return {'given': self.cohort('', path)}
-        names = [*self.cfg.paper.samplers, *self.cfg.paper.controls]
+        names = [*self.settings['paper']['samplers'], *self.settings['paper']['controls']]
         return {k: self.cohort(f'synthetic/{k}') for k in names}
 
     def scores(self, pillar:str, stage:str):
@@ -270,15 +283,23 @@ class RunFolder:
         import pandas as pd
         return pd.read_parquet(self.need(f'scores/{pillar}.parquet', stage))
 
-    def save_scores(self, frame, pillar:str)->None:
-        "Write a tidy frame as Parquet and CSV."
-        from synkmimic.core import atomic_path
-        for suffix,write in (('.parquet', frame.to_parquet), ('.csv', functools.partial(frame.to_csv, float_format='%.6g'))):
-            with atomic_path(self.folder/'scores'/f'{pillar}{suffix}') as p: write(p, index=False)
+# %% ../nbs/82_paper.ipynb #0dc8c5c8
+def save_scores(
+    r:RunFolder,
+    frame, # tidy
+    pillar:str, # name of the file
+)->None:
+    "Write a tidy frame as Parquet and CSV."
+    for suffix,write in (('.parquet', frame.to_parquet), ('.csv', functools.partial(frame.to_csv, float_format='%.6g'))):
+        with atomic_path(r.folder/'scores'/f'{pillar}{suffix}') as p: write(p, index=False)
 
-    def save_numbers(self, item:str, numbers:dict)->None:
-        "Numbers that prose may quote, named `item.what`."
-        write_json({f'{item}.{k}': v for k,v in numbers.items()}, self.folder/'numbers'/f'{item}.json')
+def save_numbers(
+    r:RunFolder,
+    item:str, # notebook
+    numbers:dict, # flat
+)->None:
+    "Numbers that prose may quote, named `item.what`."
+    write_json({f'{item}.{k}': v for k,v in numbers.items()}, r.folder/'numbers'/f'{item}.json')
 
 def open_run(
     run:str='', # folder; default: the newest under _scratch/runs
@@ -291,7 +312,9 @@ def open_run(
         if not made: raise DataError('there is no run to look at', fix='Make a small one first: `make paper PROFILE=smoke RUNS=_scratch/runs`, about two minutes.')
         run = made[-1].parent
     what = read_json(Path(run)/'run.json')
-    return RunFolder(Path(run).resolve(), compose(overrides or what['overrides']), what['name'], Path(out or what['figures']))
+    overrides = list(overrides) or what['overrides']
+    known = what['settings'] if overrides == what['overrides'] else resolved(compose(overrides))
+    return RunFolder(Path(run).resolve(), tuple(overrides), known, Path(out or what['figures']))
 
 # %% ../nbs/82_paper.ipynb #0b25af8b
 OWNS = dict(a0_cohort=('registry', 'cohort'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
@@ -344,7 +367,7 @@ def run_notebook(
     print(f'{head} ... {clock(time.monotonic() - start)}', flush=True)
     return done
 
-# %% ../nbs/82_paper.ipynb #a56581ba
+# %% ../nbs/82_paper.ipynb #4fd3643c
 _REPORTED = ('torch', 'lightning', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'pyarrow', 'duckdb', 'matplotlib', 'papermill', 'snakemake', 'hydra-core')
 
 def git_revision()->str:
@@ -354,6 +377,7 @@ def git_revision()->str:
     except FileNotFoundError: return ''
     return rev.stdout.strip() + ('+' if dirty.stdout.strip() else '') if rev.returncode == 0 else ''
 
+# %% ../nbs/82_paper.ipynb #b813fea9
 def manifest(run:Path, names)->dict:
     "What made this run."
     what = read_json(run/'run.json')
@@ -373,23 +397,23 @@ def write_manifest(run:Path, names)->None:
     write_json(numbers, figures/'numbers.json')
     write_json(manifest(run, names), figures/'manifest.json')
 
-# %% ../nbs/82_paper.ipynb #c1c3d390
+# %% ../nbs/82_paper.ipynb #16db6dfa
 def _hold_lock(run:Path)->None:
     "Take the run's lock for the life of this process."
     handle = os.open(run/'.lock', os.O_RDWR | os.O_CREAT)
     try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: raise SynkError(f'another process is making this run: {run}. Wait for it, or stop it.') from None
-    os.set_inheritable(handle, True)
 
 def _die_with_parent()->None:
     "On Linux, end when the parent process ends, however it ends."
-    with contextlib.suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    with contextlib.suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 def snakemake_command(run:Path, cores:int, targets=(), more=())->list[str]:
     "The one way in which Snakemake is called here."
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(ROOT/'Snakefile'), '--directory', str(ROOT), '--cores', str(cores),
-            '--rerun-triggers', 'params', 'input', '--rerun-incomplete', '--nolock', '--quiet', 'all', *more, '--config', f'run={run}', '--', *targets]
+            '--rerun-triggers', 'params', 'input', '--rerun-incomplete', '--nolock', '--quiet', 'rules', 'host', 'progress', 'reason', *more, '--config', f'run={run}', '--', *targets]
 
+# %% ../nbs/82_paper.ipynb #e70f526a
 def _parser()->argparse.ArgumentParser:
     "Command line."
     top = argparse.ArgumentParser(prog='python -m synkmimic.paper', description='The rerunnable paper; usually called by make.')
@@ -417,20 +441,29 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #071f6ff8
-def _run(a)->None:
-    "Make a run: write its configuration, then become Snakemake."
+# %% ../nbs/82_paper.ipynb #bed92e58
+def _run(a)->int:
+    "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
     p = _planned(a)
     prepare(p)
     _hold_lock(p.folder)
     shown = lambda path: os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     print(f'run {shown(p.folder)}, figures {shown(p.figures)}', flush=True)
-    if a.dry: return
+    if a.dry: return 0
     targets = [str(p.folder/'notebooks'/f'{n}.ipynb') for n in a.targets]
-    os.execv(sys.executable, snakemake_command(p.folder, a.cores, targets))
+    return _quiet(snakemake_command(p.folder, a.cores, targets), p.folder/'snakemake.log')
 
-def _one(a)->None:
+def _quiet(command:list[str], log:Path)->int:
+    "Run Snakemake; its own messages are shown only when no notebook has said what went wrong."
+    with open(log, 'w', encoding='utf-8') as f: process = subprocess.Popen(command, stderr=f, preexec_fn=_die_with_parent)
+    try: status = process.wait()
+    except KeyboardInterrupt: status = process.wait() or 130
+    said = log.read_text(encoding='utf-8')
+    if status and 'CalledProcessError' not in said: print(said, file=sys.stderr)
+    return status
+
+def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."
     notebook, p = notebook_of(a.notebook), _planned(a)
     inputs = {k: str(Path(v).resolve()) for k,v in (i.split('=', 1) for i in a.inputs) if v}
@@ -442,6 +475,7 @@ def _one(a)->None:
     _hold_lock(p.folder)
     print(f'run {p.folder}', flush=True)
     run_notebook(a.notebook, p.folder, parameters=inputs)
+    return 0
 
 def main(argv=None)->int:
     "Entry point; a `SynkError` is printed as one message."
@@ -451,9 +485,9 @@ def main(argv=None)->int:
             _die_with_parent()
             run_notebook(a.notebook, Path(a.run).resolve(), a.key, a.place)
         elif a.command == 'manifest': write_manifest(Path(a.run).resolve(), a.notebooks)
-        else: dict(run=_run, one=_one)[a.command](a)
+        else: return dict(run=_run, one=_one)[a.command](a)
     except SynkError as e:
-        print(e, file=sys.stderr)
+        print(e, file=sys.stdout if a.command in ('stage', 'item') else sys.stderr)
         return 1
     return 0
 

@@ -77,7 +77,7 @@ def loss_curves(
     if 'split' in history and history['split'].nunique() > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/80_plots.ipynb #6fa85c4e
+# %% ../nbs/80_plots.ipynb #784a8a09
 def _bins(x:np.ndarray, most:int=24)->np.ndarray:
     "Common bin edges; one bin per value when there are few."
     levels = np.unique(x)
@@ -111,6 +111,7 @@ def _level_panel(ax, d:pd.DataFrame, floor:int)->None:
     ax.set(yticks=range(len(levels)), yticklabels=[textwrap.fill(str(l), 14, max_lines=2) for l in levels], xlim=(0, None))
     ax.invert_yaxis()
 
+# %% ../nbs/80_plots.ipynb #0bba0515
 def marginals(
     frame:pd.DataFrame, # long: arm, feature, value (numbers or level names); arm 'real' is the reference
     titles:dict|None=None, # feature -> panel title, with its unit

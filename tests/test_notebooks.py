@@ -55,8 +55,9 @@ def test_import_cells_are_pure(nb):
 @every(NBS + PAPER)
 def test_small(nb):
     assert len(code(nb)) <= 60 and nb.stat().st_size < 400_000
-    assert all(text(c).count('\n') < 45 for c in code(nb))
-    assert sum(len(text(c).split()) for c in book(nb)['cells'] if c['cell_type'] == 'markdown') >= (80 if nb in NBS else 30)
+    longest, prose = max(text(c).count('\n') + 1 for c in code(nb)), sum(len(text(c).split()) for c in book(nb)['cells'] if c['cell_type'] == 'markdown')
+    assert longest <= 45, f'a cell of {longest} lines: one thought, one cell'
+    assert prose >= (80 if nb in NBS else 30), f'{prose} words of prose'
 
 @every(NBS)
 def test_library_notebooks_show_their_work(nb):
