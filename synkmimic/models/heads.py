@@ -86,41 +86,47 @@ def factor_logdensity(
     logdet = 2*L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + o @ psi.log()
     return -0.5*(quad + logdet + o.sum(-1)*math.log(2*math.pi))
 
-# %% ../../nbs/30_models.heads.ipynb #b4464d9d
+# %% ../../nbs/30_models.heads.ipynb #09d4bbfd
 class Numbers(nn.Module):
-    "D correlated numbers given a hidden state and the last value of each."
+    "D correlated numbers given a hidden state, the last value of each and its recency (1/age; 0 never seen)."
     def __init__(self, hidden:int, dim:int, rank:int=4):
         super().__init__()
         self.dim = dim
         self.out = nn.Linear(hidden, 6*dim)
         self.loading = nn.Parameter(0.3*torch.randn(dim, rank))
+        start = torch.tensor([2., -0.3, -0.7, 0.15, -0.3]) # gate, its slope; spread when seen, its slope; slope of repeating
+        self.memory = nn.Parameter(start[:, None].repeat(1, dim))
 
-    def forward(self, h:Tensor, last:Tensor): # (N,H) (N,D) -> mu, sigma, delta, epsilon, repeat logit, each (N,D)
+    def forward(self, h:Tensor, last:Tensor, recency:Tensor): # (N,H) (N,D) (N,D) -> mu, sigma, delta, epsilon, repeat logit, each (N,D)
         shift, gate, scale, tail, skew, repeat = self.out(h).chunk(6, -1)
-        mu = shift + (gate + 1).sigmoid()*last # starts by staying near the last value
-        return mu, F.softplus(scale + 0.5) + 0.01, 0.3 + tail.add(0.8).sigmoid(), 1.5*torch.tanh(skew), repeat
+        seen, age = (recency > 0).to(h.dtype), -recency.clamp_min(1/64).log() # log age in hours
+        m = self.memory
+        mu = shift + (gate + m[0] + m[1]*age).sigmoid()*last
+        sigma = F.softplus(scale + 0.5 + seen*(m[2] + m[3]*age)) + 0.01
+        return mu, sigma, 0.3 + tail.add(0.8).sigmoid(), 1.5*torch.tanh(skew), repeat + m[4]*age
 
     def loadings(self)->Tensor: # (D,r)
         "Rows shorter than one, so that every variance is one."
         return self.loading/(1 + self.loading.square().sum(-1, keepdim=True)).sqrt()
 
-    def nll(self, h:Tensor, z:Tensor, mask:Tensor, last:Tensor, seen:Tensor, same:Tensor)->tuple[Tensor, Tensor]:
+    def nll(self, h:Tensor, z:Tensor, mask:Tensor, last:Tensor, recency:Tensor, same:Tensor)->tuple[Tensor, Tensor]:
         "Negative log-likelihood of changed values and of repeating, (N,) each; masks are bool (N,D)."
         if self.dim == 0: return h.new_zeros(h.shape[:-1]), h.new_zeros(h.shape[:-1])
-        mu, sigma, delta, skew, repeat = self(h, last)
+        mu, sigma, delta, skew, repeat = self(h, last, recency)
         o = (mask & ~same).to(z.dtype)
         y = torch.where(o > 0, (z - mu)/sigma, 0.)
         a = delta*torch.asinh(y) - skew
         jacobian = delta.log() + F.softplus(-2*a.abs()) + a.abs() - math.log(2) - 0.5*torch.log1p(y.square()) - sigma.log()
         density = factor_logdensity(torch.sinh(a.clamp(-12, 12)), o, self.loadings()) + (o*jacobian).sum(-1)
         repeats = F.binary_cross_entropy_with_logits(repeat, same.to(z.dtype), reduction='none')
-        return -density, ((mask & seen)*repeats).sum(-1)
+        return -density, ((mask & (recency > 0))*repeats).sum(-1)
 
     @torch.no_grad()
-    def sample(self, h:Tensor, last:Tensor, seen:Tensor, mask:Tensor, canonical=None, tries:int=2, generator=None)->Tensor: # (N,D)
+    def sample(self, h:Tensor, last:Tensor, recency:Tensor, mask:Tensor, canonical=None, tries:int=2, generator=None)->Tensor: # (N,D)
         "Draw the numbers of `mask`; `canonical(z, where)` gives the code of a draw's charting cell, and a changed value has another one."
         if self.dim == 0: return last
-        mu, sigma, delta, skew, repeat = self(h, last)
+        mu, sigma, delta, skew, repeat = self(h, last, recency)
+        seen = recency > 0
         again = torch.bernoulli(repeat.sigmoid(), generator=generator).bool() & seen
         canonical = canonical or (lambda z, where: z)
         b = self.loadings()

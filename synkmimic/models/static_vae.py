@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         mu, logvar = self.body(torch.cat([record_vector(batch, self.schema), y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/31_models.static_vae.ipynb #17db9e0e
+# %% ../../nbs/31_models.static_vae.ipynb #ff5cf291
 def spread(low:Tensor, high:Tensor)->Tensor:
     "A fresh draw of each score inside its charting cell."
     return torch.special.ndtri((low + (high - low)*torch.rand_like(low)).clamp(1e-6, 1 - 1e-6))
@@ -118,8 +118,8 @@ class StaticVAE(nn.Module):
         category = self.categories.nll(h, _categories(batch, self.schema))
         h = h + F.silu(self.after_categories(_onehots(batch, self.schema)))
         bits = self.binary.nll(h, binary)
-        h, no = h + F.silu(self.after_binary(binary)), torch.zeros_like(batch['s_mask'])
-        number = self.numbers.nll(h, spread(batch['s_low'], batch['s_high']), batch['s_mask'], no.float(), no, no)[0]
+        h, no = h + F.silu(self.after_binary(binary)), torch.zeros_like(batch['s_mid'])
+        number = self.numbers.nll(h, spread(batch['s_low'], batch['s_high']), batch['s_mask'], no, no, no.bool())[0]
         return dict(category=category.mean(), binary=bits.mean(), number=number.mean())
 
     @torch.no_grad()
@@ -132,6 +132,6 @@ class StaticVAE(nn.Module):
         h = h + F.silu(self.after_categories(_onehots(out, self.schema)))
         binary = self.binary.sample(h, generator)
         out |= dict(s_mask=binary[:, :self.n_numbers].bool(), s_flag=binary[:, self.n_numbers:])
-        h, no = h + F.silu(self.after_binary(binary)), torch.zeros_like(out['s_mask'])
-        s = self.numbers.sample(h, no.float(), no, out['s_mask'], canonical, generator=generator)
+        h, no = h + F.silu(self.after_binary(binary)), binary.new_zeros(len(y), self.n_numbers)
+        s = self.numbers.sample(h, no, no, out['s_mask'], canonical, generator=generator)
         return out | dict(s_mid=torch.where(out['s_mask'], s, 0.))

@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         x = F.silu(stay[:, None] + self.chart(chart) + self.hour(hour))
         return self.lstm(x, state)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #dbe86de7
+# %% ../../nbs/32_models.temporal_vae.ipynb #49f9e474
 def chart_input(last:Tensor, recency:Tensor, flags:Tensor, states:Tensor, clock:Tensor)->Tensor:
     "What the decoder reads before an hour."
     return torch.cat([last, recency, flags, states, clock], -1)
@@ -119,10 +119,10 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
     bits = decoder.binary.nll(h, binary)
     h = h + F.silu(decoder.after_binary(binary))
     number, repeat = decoder.numbers.nll(h, spread(batch['low'][at], batch['high'][at]), mask, batch['last'][at],
-                                         batch['recency'][at] > 0, batch['same'][at])
+                                         batch['recency'][at], batch['same'][at])
     return {k: v.sum()/B for k,v in dict(state=state, binary=bits, number=number, repeat=repeat).items()}
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #5bc1095d
+# %% ../../nbs/32_models.temporal_vae.ipynb #b8d843de
 @torch.no_grad()
 def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Tensor, canonical=None,
                 generator:torch.Generator|None=None)->dict[str, Tensor]: # (B,T,.) mid, mask, flags, states
@@ -145,7 +145,7 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
         binary = decoder.binary.sample(h, generator)*inside
         mask, flags = binary[:, :D].bool(), binary[:, D:]
         h = h + F.silu(decoder.after_binary(binary))
-        number = decoder.numbers.sample(h, last, age < torch.inf, mask, canonical, generator=generator)
+        number = decoder.numbers.sample(h, last, 1/age, mask, canonical, generator=generator)
         last = torch.where(mask, number, last)
         age = torch.where(mask, 1., age + 1)
         hours.append((torch.where(mask, number, 0.), mask, flags, states))
