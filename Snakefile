@@ -27,6 +27,7 @@ NEEDS = dict(
     t1_cohort=['a0_cohort'],
     t2_fidelity=['a5_fidelity'],
     t3_utility=['a6_utility'],
+    t4_privacy=['a7_privacy_model_based'],
     f1_pipeline=['a4_generate'],
     f2_marginals=['a4_generate'],
     f4_acf=['a5_fidelity'],

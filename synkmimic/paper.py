@@ -134,14 +134,14 @@ def check_parameters(notebook, given:dict)->None:
         if not isinstance(v, want) or isinstance(v, bool) != isinstance(have[k], bool):
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
-# %% ../nbs/82_paper.ipynb #9d63ce83
+# %% ../nbs/82_paper.ipynb #ddde3387
 class _Passing:
     "A text stream that lets progress lines through now and then."
-    def __init__(self, label:str, every:float=10.):
+    def __init__(self, label:str, every:float=15.):
         self.label, self.every, self.last = label, every, time.monotonic()
 
     def write(self, text:str)->int:
-        lines = [l.strip() for l in text.splitlines() if re.search(r'epoch|step \d', l)]
+        lines = [l.strip() for l in text.splitlines() if re.search(r'epoch|evaluated', l)]
         if lines and time.monotonic() - self.last > self.every:
             print(f'        {self.label}: {lines[-1]}', flush=True)
             self.last = time.monotonic()

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'ARMS', 'STYLE', 'arm_look', 'canvas', 'save_figure', 'loss_curves', 'marginals', 'curves', 'dots',
            'pipeline']
 
-# %% ../nbs/80_plots.ipynb #360187c7
+# %% ../nbs/80_plots.ipynb #db91c423
 import textwrap
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as Route
 
 from .core import SynkError, atomic_path
 
@@ -77,13 +78,15 @@ def loss_curves(
     if 'split' in history and history['split'].nunique() > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/80_plots.ipynb #784a8a09
+# %% ../nbs/80_plots.ipynb #032a963a
 def _bins(x:np.ndarray, most:int=24)->np.ndarray:
-    "Common bin edges; one bin per value when there are few."
-    levels = np.unique(x)
-    if len(levels) <= most: return np.append(levels - 0.5*np.diff(levels, prepend=levels[0] - 1), levels[-1] + 0.5)
-    low, high = np.quantile(x, [0.01, 0.99])
-    return np.linspace(low, high if high > low else low + 1, most + 1)
+    "Common bin edges: one bin per value when there are few, else equal bins, wider for fewer people."
+    levels, (low, high) = np.unique(x), np.quantile(x, [0.01, 0.99])
+    if len(levels) == 1: return np.array([levels[0] - 0.5, levels[0] + 0.5])
+    if len(levels) <= 8:
+        middle = (levels[1:] + levels[:-1])/2
+        return np.concatenate([[2*levels[0] - middle[0]], middle, [2*levels[-1] - middle[-1]]])
+    return np.linspace(low, high if high > low else low + 1, int(np.clip(len(x)**0.5/1.5, 6, most)) + 1)
 
 def _numeric_panel(ax, d:pd.DataFrame, floor:int)->None:
     "Densities of one numerical variable."
@@ -193,7 +196,7 @@ def dots(
     _shared_legend(fig, axes)
     return fig
 
-# %% ../nbs/80_plots.ipynb #8b08e01a
+# %% ../nbs/80_plots.ipynb #556ab373
 def pipeline(
     boxes:dict, # name -> (column, row, title, second line, colour name)
     arrows, # pairs of names
@@ -209,15 +212,16 @@ def pipeline(
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     ax.axis('off')
     for column,row,title,line,colour in boxes.values():
-        ax.add_patch(FancyBboxPatch((column - 0.38, row - 0.27), 0.76, 0.54, boxstyle='round,pad=0,rounding_size=0.06', fc=COLOURS[colour] + '22', ec=COLOURS[colour], lw=0.9))
-        ax.text(column, row - 0.12*bool(line), title, ha='center', va='center', fontsize=8, fontweight='bold')
-        if line: ax.text(column, row + 0.11, line, ha='center', va='center', fontsize=7, linespacing=1.1)
+        ax.add_patch(FancyBboxPatch((column - 0.42, row - 0.32), 0.84, 0.64, boxstyle='round,pad=0,rounding_size=0.06', mutation_aspect=1.5, fc=COLOURS[colour] + '22', ec=COLOURS[colour], lw=0.9))
+        ax.text(column, row - (0.17 if '\n' in line else 0.12)*bool(line), title, ha='center', va='center', fontsize=7.5, fontweight='bold')
+        if line: ax.text(column, row + 0.12, line, ha='center', va='center', fontsize=7, linespacing=1.15)
     for a,b,*style in arrows: ax.add_patch(_arrow(boxes[a], boxes[b], *style))
     return fig
 
 def _arrow(a, b, line:str='-'):
     "An arrow between the facing sides of two boxes."
-    across = b[0] != a[0]
-    start = (a[0] + 0.38, a[1]) if across else (a[0], a[1] + np.sign(b[1] - a[1])*0.27)
-    end = (b[0] - 0.38, b[1]) if across else (b[0], b[1] - np.sign(b[1] - a[1])*0.27)
-    return FancyArrowPatch(start, end, arrowstyle='-|>', mutation_scale=8, lw=0.9, ls=line, color='#404040', shrinkA=1, shrinkB=1)
+    across, down = b[0] != a[0], np.sign(b[1] - a[1])
+    start = (a[0] + 0.42, a[1]) if across else (a[0], a[1] + down*0.32)
+    end = (b[0] - 0.42, b[1]) if across else (b[0], b[1] - down*0.32)
+    bend = [(b[0] - 0.5, a[1]), (b[0] - 0.5, b[1])] if across and down else [] # half-way through the gap before the target
+    return FancyArrowPatch(path=Route([start, *bend, end]), arrowstyle='-|>', mutation_scale=7, lw=0.9, ls=line, color='#404040')

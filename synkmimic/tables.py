@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FLOOR', 'ARROWS', 'suppress', 'share_text', 'number_text', 'estimate_text', 'describe', 'cohort_table', 'score_table',
-           'over_variables', 'power_note', 'latex_text', 'to_latex', 'to_markdown', 'save_table']
+           'power_note', 'latex_text', 'to_latex', 'to_markdown', 'save_table']
 
 # %% ../nbs/81_tables.ipynb #167e0143
 from pathlib import Path
@@ -127,22 +127,6 @@ def _row_title(r, metrics, by)->str:
     rest = ', '.join(str(getattr(r, b)) for b in by if b != 'metric' and str(getattr(r, b)) not in ('', 'nan', 'None'))
     arrow = ARROWS.get(getattr(r, 'direction', ''), '')
     return ', '.join(filter(None, (title, rest))) + (f' {arrow}' if arrow else '')
-
-# %% ../nbs/81_tables.ipynb #ca4ef9a9
-def over_variables(
-    scores:pd.DataFrame, # tidy: metric, feature, value, low, high, direction, arm
-    absolute=(), # metrics whose size counts, not their sign
-)->pd.DataFrame: # one row per metric and arm, feature: '' or 'median of k variables'
-    "Median and quartiles over variables; whole-cohort metrics as they are."
-    s = scores[np.isfinite(scores.value)]
-    s = s.assign(value=s.value.where(~s.metric.isin(absolute), s.value.abs()))
-    whole = s[s.feature.isin(['all', ''])].assign(feature='')
-    rows = []
-    for (metric,arm),g in s[~s.feature.isin(['all', ''])].groupby(['metric', 'arm'], sort=False):
-        low, middle, high = np.quantile(g.value, [0.25, 0.5, 0.75])
-        rows.append(dict(metric=metric, arm=arm, feature=f'median of {len(g)}', value=middle, low=low, high=high, direction=g.direction.iloc[0]))
-    out = pd.concat([whole[['metric', 'arm', 'feature', 'value', 'low', 'high', 'direction']], pd.DataFrame(rows, columns=whole.columns.intersection(['metric', 'arm', 'feature', 'value', 'low', 'high', 'direction']))])
-    return out.reset_index(drop=True)
 
 # %% ../nbs/81_tables.ipynb #3c8cee09
 def power_note(
