@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_set', 'describe', 'load_challenge2012']
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #18a7926f
+# %% ../../nbs/14_sources.challenge2012.ipynb #40aad544
 import io
 import re
 import tarfile
@@ -19,9 +19,10 @@ from ..cohort import Cohort
 from ..core import ConfigError, DataError
 from ..schema import Feature
 from .concepts import item_rows, load_concepts
-from .extract import HOUR, KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect, points, reduce_levels
+from .extract import (KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect, points,
+                                       reduce_levels)
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #d42eb3ee
+# %% ../../nbs/14_sources.challenge2012.ipynb #b82d5ece
 def _files(path:Path):
     "Name and bytes of every text file of a set, from a folder or a .tar.xz."
     if path.is_dir():
@@ -29,7 +30,8 @@ def _files(path:Path):
         return
     try:
         with tarfile.open(path, 'r|xz') as archive:
-            yield from ((Path(m.name).name, archive.extractfile(m).read()) for m in archive if m.isfile() and m.name.endswith('.txt'))
+            yield from ((Path(m.name).name, archive.extractfile(m).read()) for m in archive if m.isfile()
+                        and m.name.endswith('.txt'))
     except (tarfile.TarError, EOFError, OSError) as e:
         raise DataError(f'the archive cannot be read ({e})', file=path, fix='Copy it again.') from None
 
@@ -40,10 +42,13 @@ def read_set(
     path, stays, parts, outcomes = Path(path), [], [], None
     for name,data in _files(path):
         if name.lower().startswith('outcomes'): outcomes = pd.read_csv(io.BytesIO(data))
-        elif re.fullmatch(r'\d+\.txt', name): stays.append(name[:-4]); parts.append(data.strip().partition(b'\n')[2]) # without its header
+        elif re.fullmatch(r'\d+\.txt', name):
+            stays.append(name[:-4])
+            parts.append(data.strip().partition(b'\n')[2]) # without its header
     beside = path.parent/f'Outcomes-{path.name[4]}.txt'
     if outcomes is None and beside.exists(): outcomes = pd.read_csv(beside)
-    if outcomes is None: raise DataError('no Outcomes file in the set', file=path, fix='It is called Outcomes-a.txt and belongs beside the stays.')
+    if outcomes is None: raise DataError('no Outcomes file in the set', file=path,
+                                         fix='It is called Outcomes-a.txt and belongs beside the stays.')
     if not stays: raise DataError('the set holds no stays', file=path, fix='Files are called RecordID.txt.')
     size = np.array([p.count(b'\n') + bool(p) for p in parts])
     lines = _parse(b'\n'.join(p for p in parts if p))
@@ -52,15 +57,18 @@ def read_set(
 
 def _parse(text:bytes)->pd.DataFrame: # minute, parameter, value
     "All lines of a set at once; a value that is no number is missing."
-    read = lambda value: pd.read_csv(io.BytesIO(text), header=None, names=['time', 'parameter', 'value'], keep_default_na=False,
-                                     na_values=dict(value=['']), dtype=dict(time='category', parameter='category', value=value))
+    read = lambda value: pd.read_csv(io.BytesIO(text), header=None, names=['time', 'parameter', 'value'],
+                                     keep_default_na=False,
+                                     na_values=dict(value=['']),
+                                     dtype=dict(time='category', parameter='category', value=value))
     try: lines = read('float64')
-    except ValueError: lines = read('string').assign(value=lambda d: pd.to_numeric(d.value, errors='coerce').astype('float64'))
+    except ValueError: lines = read('string').assign(value=lambda d: pd.to_numeric(d.value,
+                                                                                   errors='coerce').astype('float64'))
     times = lines.time.cat.categories.astype(str) # each clock time is parsed once
     parts = pd.Series(times).str.extract(r'^(\d+):(\d\d)$').astype('Float64').to_numpy('float64', na_value=np.nan)
     return lines.assign(minute=(parts @ [60, 1])[lines.time.cat.codes]).drop(columns='time')
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #4555ca0f
+# %% ../../nbs/14_sources.challenge2012.ipynb #9b417f58
 _ICU = {1: 'coronary care', 2: 'cardiac surgery recovery', 3: 'medical', 4: 'surgical'}
 _ABOUT = ('RecordID', 'Age', 'Gender', 'Height', 'ICUType')
 
@@ -72,14 +80,17 @@ def describe(lines:pd.DataFrame)->tuple[pd.DataFrame, np.ndarray]: # one row per
     first[lines[weighed].drop_duplicates('stay').index] = True
     about = first | (start & lines.parameter.isin(_ABOUT).to_numpy())
     named = lines[about].astype(dict(stay=str, parameter=str)).drop_duplicates(['stay', 'parameter'])
-    wide = named.pivot(index='stay', columns='parameter', values='value').reindex(columns=[*_ABOUT, 'Weight']).where(lambda d: d != -1)
+    wide = named.pivot(index='stay', columns='parameter',
+                       values='value').reindex(columns=[*_ABOUT, 'Weight']).where(lambda d: d != -1)
     inside = lambda c, low, high: wide[c].where(wide[c].between(low, high)).to_numpy('float64')
-    people = pd.DataFrame(dict(stay_id=wide.index.astype(object), age=wide.Age.to_numpy('float64'), height=inside('Height', 100, 230),
-                               weight=inside('Weight', 20, 300), sex=wide.Gender.map({0: 'F', 1: 'M'}).astype(object).to_numpy(),
+    people = pd.DataFrame(dict(stay_id=wide.index.astype(object), age=wide.Age.to_numpy('float64'),
+                               height=inside('Height', 100, 230),
+                               weight=inside('Weight', 20, 300),
+                               sex=wide.Gender.map({0: 'F', 1: 'M'}).astype(object).to_numpy(),
                                first_careunit=wide.ICUType.map(_ICU).astype(object).to_numpy()))
     return people, about
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #243c1baf
+# %% ../../nbs/14_sources.challenge2012.ipynb #1481a8ac
 def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionReport)->tuple[pd.DataFrame, pd.DataFrame]:
     "Everyone, and those kept, with times in microseconds from admission."
     need = ['RecordID', 'Length_of_stay', 'In-hospital_death']
@@ -92,22 +103,26 @@ def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionRepo
     s['length'] = np.floor(s.stay_id.map(last.rename(index=str))/60/cfg.grid_hours) + 1
     age = np.floor(s.age)
     rules = {'no outcome': s['In-hospital_death'].isna(), 'no series': s.length.isna(), 'age unknown': age.isna(),
-             'age outside the range': (age < cfg.age_low) | (age > cfg.age_high), 'shorter than min_hours': s.length*cfg.grid_hours < cfg.min_hours}
+             'age outside the range': (age < cfg.age_low) | (age > cfg.age_high),
+             'shorter than min_hours': s.length*cfg.grid_hours < cfg.min_hours}
     reason = np.select([r.to_numpy(bool) for r in rules.values()], list(rules), KEPT)
     counts = pd.Series(reason).value_counts()
     report.add('stays', 'stays', pd.DataFrame(dict(item='', reason=counts.index, rows=counts.to_numpy())))
-    s = s.assign(subject_id=s.stay_id, hadm_id=s.stay_id, t_in=0., t_out=s.length.fillna(1)*cfg.grid, outcome=s['In-hospital_death'])
+    s = s.assign(subject_id=s.stay_id, hadm_id=s.stay_id, t_in=0., t_out=s.length.fillna(1)*cfg.grid,
+                 outcome=s['In-hospital_death'])
     kept = s[reason == KEPT].reset_index(drop=True)
-    if not len(kept): raise DataError(f'no stay passes the filters: {counts.to_dict()}', count=len(s), fix='Loosen data.age_* or data.min_hours.')
+    if not len(kept): raise DataError(f'no stay passes the filters: {counts.to_dict()}', count=len(s),
+                                      fix='Loosen data.age_* or data.min_hours.')
     kept['length'] = np.minimum(kept.length, cfg.hours).astype('int64')
     return s, kept.astype(dict(outcome='int64'))
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #1bdff010
+# %% ../../nbs/14_sources.challenge2012.ipynb #4bb40bd1
 def _static(kept:pd.DataFrame, cfg:DataConfig)->tuple[pd.DataFrame, list[Feature]]:
     "Static columns and their features."
     people, out, features = kept.subject_id.to_numpy(object), {}, []
     for name,unit,low,high,step,role,group in (('age', 'years', 0, 120, 1., 'admission', 'demographics'),
-            ('height', 'cm', 100, 230, 0.1, 'admission', 'demographics'), ('weight', 'kg', 20, 300, 0.1, 'admission', 'demographics'),
+            ('height', 'cm', 100, 230, 0.1, 'admission', 'demographics'),
+                                               ('weight', 'kg', 20, 300, 0.1, 'admission', 'demographics'),
             ('los', 'days', 0, None, 1., 'discharge', 'administrative')):
         out[name] = kept[name].to_numpy('float64')
         features.append(Feature(name, 'numerical', unit, low, high, step, role=role, group=group))
@@ -120,17 +135,21 @@ def _sets(root)->list[Path]:
     "The sets under a folder: set-a/ or set-a.tar.xz, ..."
     root = Path(root)
     if not root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
-    found = {p.name[:5]: p for p in sorted(root.iterdir(), reverse=True) if re.fullmatch(r'set-[abc](\.tar\.xz)?', p.name)}
-    if not found: raise DataError('no set-a or set-b here', file=root, fix='data.root must hold set-a.tar.xz or the folder set-a/.')
+    found = {p.name[:5]: p for p in sorted(root.iterdir(), reverse=True)
+             if re.fullmatch(r'set-[abc](\.tar\.xz)?', p.name)}
+    if not found: raise DataError('no set-a or set-b here', file=root,
+                                  fix='data.root must hold set-a.tar.xz or the folder set-a/.')
     return [found[k] for k in sorted(found)]
 
+# %% ../../nbs/14_sources.challenge2012.ipynb #4ca3aa72
 def load_challenge2012(
     root, # folder with set-a.tar.xz, set-b.tar.xz or their extracted folders
     cfg:DataConfig|None=None,
 )->tuple[Cohort, ExtractionReport]:
     "The cohort of all sets under a folder."
     cfg, report = cfg or DataConfig(source='challenge2012', root=str(root)), ExtractionReport()
-    if cfg.hours*cfg.grid_hours > 48: raise ConfigError('Challenge 2012 holds 48 hours: data.hours must be at most 48 (30 or 48 are usual)')
+    if cfg.hours*cfg.grid_hours > 48:
+        raise ConfigError('Challenge 2012 holds 48 hours: data.hours must be at most 48 (30 or 48 are usual)')
     lines, outcomes = (pd.concat(p, ignore_index=True) for p in zip(*(read_set(p) for p in _sets(root))))
     lines = lines.astype(dict(stay='category', parameter='category')) # sets joined
     people, about = describe(lines)
@@ -142,7 +161,8 @@ def load_challenge2012(
         x.set_stays(kept, everyone)
         x.set_items('events', item_rows(x.concepts, 'events'))
         x.table('lines', rest[['stay', 'parameter', 'minute', 'value']])
-        points(x, 'lines', '''(SELECT CAST(stay AS VARCHAR) AS stay, nullif(CAST(parameter AS VARCHAR), '') AS item, make_timestamp(CAST(minute*60000000 AS BIGINT)) AS t,
+        points(x, 'lines', '''(SELECT CAST(stay AS VARCHAR) AS stay, nullif(CAST(parameter AS VARCHAR), '') AS item,
+                make_timestamp(CAST(minute*60000000 AS BIGINT)) AS t,
             CASE WHEN value <> -1 THEN value END AS v, NULL AS txt, NULL AS unit FROM lines)''')
         static, features = _static(kept, cfg)
         return assemble(x, static, features, kept, ('survived', 'hospital_death'), 'challenge2012', 'open'), report

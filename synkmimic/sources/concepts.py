@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from ..core import SynkError, nearest
 from ..schema import AGGREGATES, KINDS, Feature
 
-# %% ../../nbs/10_sources.concepts.ipynb #719884cf
+# %% ../../nbs/10_sources.concepts.ipynb #67de2684
+@functools.cache
 def unit_text(text:str)->str:
     "A unit as it is compared: NFKC, lower case, no spaces."
     return re.sub(r'\s', '', unicodedata.normalize('NFKC', str(text)).lower())
@@ -107,14 +108,16 @@ def _spelled(unit:str)->frozenset[str]:
     "Normalised spellings of a canonical unit."
     return frozenset(unit_text(o) for o in (unit, *_toml('units.toml')['alias'].get(unit, ())))
 
-# %% ../../nbs/10_sources.concepts.ipynb #c548c78a
+# %% ../../nbs/10_sources.concepts.ipynb #3eea8915
 def _fail(name:str, problem:str): raise SynkError(f'concept {name}: {problem}')
 
 def _check(c:Concept)->None:
     "Raise for an entry that cannot be meant."
     for value,allowed,what in ((c.kind, KINDS, 'kind'), (c.agg, AGGREGATES, 'agg')):
-        if value not in allowed: _fail(c.name, f'unknown {what} {value!r}; it must be one of {allowed}.{nearest(value, allowed)}')
-    if c.kind == 'numerical' and (c.low is None or c.high is None or c.low > c.high): _fail(c.name, 'needs low <= high')
+        if value not in allowed: _fail(c.name,
+                                       f'unknown {what} {value!r}; it is one of {allowed}.{nearest(value, allowed)}')
+    if c.kind == 'numerical' and (c.low is None or c.high is None or c.low > c.high): _fail(c.name,
+                                                                                            'needs low <= high')
     if c.kind == 'categorical' and not c.levels: _fail(c.name, 'a categorical concept needs levels')
     if c.agg == 'rate' and not _RATE.fullmatch(c.unit): _fail(c.name, f'{c.unit!r} is no rate unit such as mcg/kg/min')
     if c.kind == 'numerical' and c.agg != 'rate' and not c.unit: _fail(c.name, 'has no unit')
@@ -128,7 +131,8 @@ def _concept(name:str, group:str, entry:dict, source:str)->Concept:
     if unknown: _fail(name, f'unknown key {unknown[0]!r}.{nearest(unknown[0], _KEYS)}')
     plain = {k: entry[k] for k in ('kind', 'unit', 'low', 'high', 'precision', 'agg', 'core') if k in entry}
     unit = plain.get('unit', '')
-    bindings = tuple(Binding(b.get('table', 'events'), tuple(str(i) for i in b.get('ids', b.get('labels', [b.get('parameter')]))),
+    bindings = tuple(Binding(b.get('table', 'events'), tuple(str(i)
+            for i in b.get('ids', b.get('labels', [b.get('parameter')]))),
                              b.get('unit', unit)) for b in entry.get(source, ()))
     c = Concept(name, group, bindings=bindings, convert=tuple(entry.get('convert', {}).items()),
                 levels=tuple((k, tuple(v)) for k,v in entry.get('levels', {}).items()),
@@ -136,14 +140,15 @@ def _concept(name:str, group:str, entry:dict, source:str)->Concept:
     _check(c)
     return c
 
-# %% ../../nbs/10_sources.concepts.ipynb #146ab3f7
+# %% ../../nbs/10_sources.concepts.ipynb #abcafa29
 def load_concepts(
     source:str, # kmimic, mimiciv or challenge2012
     features:str='all', # 'core': the documented subset
     groups:dict|None=None, # another dictionary; default: the package's
 )->tuple[Concept, ...]:
     "The validated concepts of one source."
-    if source not in SOURCES: raise SynkError(f'no concepts for source {source!r}; there are {SOURCES}.{nearest(source, SOURCES)}')
+    if source not in SOURCES:
+        raise SynkError(f'no concepts for source {source!r}; there are {SOURCES}.{nearest(source, SOURCES)}')
     if features not in ('all', 'core'): raise SynkError(f"features must be 'all' or 'core', not {features!r}")
     pairs = [(g, n, e) for g,entries in (groups or dictionary()).items() for n,e in entries.items()]
     twice = [n for n,k in Counter(n for _,n,_ in pairs).items() if k > 1]
@@ -152,7 +157,8 @@ def load_concepts(
     owners = {}
     for c,b,i in ((c, b, i) for c in found for b in c.bindings for i in b.ids):
         owner = owners.setdefault((b.table, label_text(i)), c.name)
-        if owner != c.name or sum(label_text(i) == label_text(j) for x in c.bindings if x.table == b.table for j in x.ids) > 1:
+        if owner != c.name or sum(label_text(i) == label_text(j) for x in c.bindings if x.table == b.table
+                                  for j in x.ids) > 1:
             _fail(c.name, f'{b.table} item {i!r} is claimed twice (by {owner})')
     return tuple(c for c in found if c.core or features == 'all')
 

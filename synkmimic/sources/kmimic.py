@@ -7,7 +7,7 @@ __all__ = ['STATIC', 'OUTCOMES', 'read_stays', 'sex_level', 'labelled', 'infusio
            'first_weight', 'read_codes', 'domestic', 'static_table', 'available', 'reading_sql', 'output_sql',
            'interval_sql', 'events', 'load_kmimic']
 
-# %% ../../nbs/12_sources.kmimic.ipynb #ec4fcbe8
+# %% ../../nbs/12_sources.kmimic.ipynb #ef218690
 import dataclasses
 import tempfile
 
@@ -18,12 +18,14 @@ from ..cohort import Cohort
 from ..core import DataError
 from ..schema import Feature
 from .concepts import Concept, item_rows, label_text, load_concepts
-from .extract import (HOUR, KEPT, DataConfig, Extraction, ExtractionReport, Tables, assemble, code_flags, connect,
-                                       grid_length, include, intervals, mask_sql, matches_sql, micros, number_sql, outcomes, parse_age,
-                                       points, reduce_levels, unit_sql)
-from .extract import REASONS, _case, _count, _few, _joined, _spread, _WHO
+from .extract import (HOUR, KEPT, REASONS, WHO, DataConfig, Extraction, ExtractionReport, Tables,
+                                       assemble, case_sql,
+                                       code_flags, common_levels, connect, count_rows, grid_length, include, intervals,
+                                       joined_sql,
+                                       mask_sql, matches_sql, micros, number_sql, outcomes, parse_age,
+                                       points, reduce_levels, spread_pieces, unit_sql)
 
-# %% ../../nbs/12_sources.kmimic.ipynb #5623fdc6
+# %% ../../nbs/12_sources.kmimic.ipynb #2daae13c
 STATIC = ('admission_type', 'insurance', 'marital_status', 'discharge_location')
 
 def read_stays(
@@ -32,11 +34,15 @@ def read_stays(
 )->pd.DataFrame: # one row per ICU stay as it was read, times in microseconds
     "ICU stays with what their admission and person add."
     stays = tables.frame('icu/icustays', ['subject_id', 'hadm_id', 'stay_id', 'intime', 'outtime'], ['first_careunit'])
-    people = tables.frame('hosp/patients', ['subject_id', sex, 'anchor_age', 'dod'], ['anchor_year']).drop_duplicates('subject_id')
-    admissions = tables.frame('hosp/admissions', ['subject_id', 'hadm_id', 'dischtime', 'deathtime', 'admission_type', 'discharge_location'],
-                              ['insurance', 'marital_status', 'hospital_expire_flag', 'nationality']).drop_duplicates('hadm_id')
+    people = tables.frame('hosp/patients', ['subject_id', sex, 'anchor_age', 'dod'],
+                          ['anchor_year']).drop_duplicates('subject_id')
+    admissions = tables.frame('hosp/admissions', ['subject_id', 'hadm_id', 'dischtime', 'deathtime', 'admission_type',
+                                                  'discharge_location'],
+                              ['insurance', 'marital_status', 'hospital_expire_flag',
+                               'nationality']).drop_duplicates('hadm_id')
     s = stays.merge(admissions.drop(columns='subject_id'), 'left', on='hadm_id').merge(people, 'left', on='subject_id')
-    for name,column in dict(t_in='intime', t_out='outtime', t_discharge='dischtime', t_death='deathtime', d_death='dod').items():
+    for name,column in dict(t_in='intime', t_out='outtime', t_discharge='dischtime', t_death='deathtime',
+                            d_death='dod').items():
         s[name] = micros(tables.con, s[column])
     number = lambda c: pd.to_numeric(s[c], errors='coerce').to_numpy('float64', na_value=np.nan)
     year = 1970 + s.t_in/(365.2425*24*HOUR)
@@ -63,33 +69,42 @@ def labelled(
     found = dictionary[label.isin(rows)]
     return [(i, *rows[label[at]]) for at,i in found.itemid.items()]
 
-# %% ../../nbs/12_sources.kmimic.ipynb #3f8582e1
+# %% ../../nbs/12_sources.kmimic.ipynb #ddcad9d0
 _STOP = "stop|off|hold|d/c|discontinue|중단|종료|중지"
 
 def _notes(relation:str)->str:
     "SQL: emar rows with the best rate of their note: convertible, without weight if possible, the last one."
     return f'''WITH j AS MATERIALIZED (SELECT row_number() OVER () AS id, * FROM
-        ({_joined(relation, 'stay', 'r.t, r.kind AS note_kind, r.line, r.seq, r.event, r.txt')})),
-    m AS (SELECT id, concept, weight, unnest({matches_sql('txt')}) AS one, generate_subscripts({matches_sql('txt')}, 1) AS pos
+        ({joined_sql(relation, 'stay', 'r.t, r.kind AS note_kind, r.line, r.seq, r.event, r.txt')})),
+    m AS (SELECT id, concept, weight, unnest({matches_sql('txt')}) AS one, generate_subscripts({matches_sql('txt')},
+            1) AS pos
         FROM j WHERE concept IS NOT NULL AND txt IS NOT NULL),
-    u AS (SELECT m.*, {number_sql('one')}*y.factor*(CASE y.per_kg WHEN 1 THEN weight WHEN -1 THEN 1/weight ELSE 1 END) AS v, y.volume,
-        y.per_kg, y.unit IS NULL AS strange FROM m LEFT JOIN rate_units y ON y.concept = m.concept AND y.unit = {unit_sql('one')}),
-    b AS (SELECT id, unnest(max_by(struct_pack(v := CASE WHEN volume THEN NULL ELSE v END, volume := volume, strange := strange),
-        row(NOT strange, NOT coalesce(volume, false), v IS NOT NULL, coalesce(per_kg, 0) = 0, pos))) FROM u GROUP BY id)
+    u AS (SELECT m.*, {number_sql('one')}*y.factor*(CASE y.per_kg WHEN 1 THEN weight WHEN -1 THEN 1/weight ELSE 1 END)
+            AS v, y.volume,
+        y.per_kg, y.unit IS NULL AS strange FROM m LEFT JOIN rate_units y ON y.concept = m.concept AND y.unit
+                = {unit_sql('one')}),
+    b AS (SELECT id, unnest(max_by(struct_pack(v := CASE WHEN volume THEN NULL ELSE v END, volume := volume, strange
+            := strange),
+        row(NOT strange, NOT coalesce(volume, false), v IS NOT NULL, coalesce(per_kg, 0) = 0, pos))) FROM u GROUP BY
+                id)
     SELECT j.*, CASE WHEN regexp_matches(event, '{_STOP}') THEN 0 ELSE b.v END AS v, b.id IS NULL AND NOT
-        coalesce(regexp_matches(event, '{_STOP}'), false) AS silent, b.volume AND NOT regexp_matches(event, '{_STOP}') AS volume,
+        coalesce(regexp_matches(event, '{_STOP}'), false) AS silent, b.volume AND NOT regexp_matches(event, '{_STOP}')
+                AS volume,
         b.strange AND NOT regexp_matches(event, '{_STOP}') AS strange FROM j LEFT JOIN b ON b.id = j.id'''
 
 def _segments(x:Extraction)->str:
     "SQL: the notes as steps; each holds until the next note of its line or `carry_hours`."
     carry = round(x.cfg.carry_hours*HOUR)
-    return f'''SELECT *, least(coalesce(lead(a) OVER (PARTITION BY stay, item, line ORDER BY a, seq), a + {carry}), a + {carry}) AS e
-        FROM (SELECT stay, item, concept, line, seq, epoch_us(t) - t_in AS a, span, event, txt, low, high, agg, count(*) AS n,
-            max(CASE WHEN v BETWEEN low AND high THEN v END) AS v, max(v) AS v0, bool_or(silent) AS silent, bool_or(strange) AS strange,
+    return f'''SELECT *, least(coalesce(lead(a) OVER (PARTITION BY stay, item, line ORDER BY a, seq), a + {carry}), a
+            + {carry}) AS e
+        FROM (SELECT stay, item, concept, line, seq, epoch_us(t) - t_in AS a, span, event, txt, low, high, agg,
+                count(*) AS n,
+            max(CASE WHEN v BETWEEN low AND high THEN v END) AS v, max(v) AS v0, bool_or(silent) AS silent,
+                    bool_or(strange) AS strange,
             bool_or(volume) AS volume
         FROM notes WHERE concept IS NOT NULL AND stay >= 0 AND t IS NOT NULL AND note_kind = 'note' GROUP BY ALL)'''
 
-# %% ../../nbs/12_sources.kmimic.ipynb #05734057
+# %% ../../nbs/12_sources.kmimic.ipynb #fe785851
 def infusion_notes(
     x:Extraction,
     table:str, # for the report
@@ -98,32 +113,37 @@ def infusion_notes(
     "Add infusions that are charted as start, change and stop notes."
     x.con.execute(f'CREATE OR REPLACE TEMP TABLE notes AS {_notes(relation)}')
     x.con.execute(f'CREATE OR REPLACE TEMP TABLE steps AS {_segments(x)}')
-    lost = _case(*_WHO, ('no time', 't IS NULL'), ('not a rate note', "note_kind IS DISTINCT FROM 'note'"))
-    said = _case(('before admission', 'e <= 0'), ('outside the stay', 'a >= span'), ('after the window', f'a >= {x.cfg.hours*x.cfg.grid}'),
-                 ('rate not understood', 'silent'), ('unknown unit', 'strange'), ('needs a concentration', 'volume'), ('no weight', 'v0 IS NULL'),
+    lost = case_sql(*WHO, ('no time', 't IS NULL'), ('not a rate note', "note_kind IS DISTINCT FROM 'note'"))
+    said = case_sql(('before admission', 'e <= 0'), ('outside the stay', 'a >= span'),
+                    ('after the window', f'a >= {x.cfg.hours*x.cfg.grid}'),
+                 ('rate not understood', 'silent'), ('unknown unit', 'strange'), ('needs a concentration', 'volume'),
+                    ('no weight', 'v0 IS NULL'),
                  ('out of range', 'v IS NULL'))
-    x.con.execute(f'''CREATE OR REPLACE TEMP TABLE found AS SELECT reason, concept, sum(n) AS n_rows, sum(n - once) AS n_twice FROM (
+    x.con.execute(f'''CREATE OR REPLACE TEMP TABLE found AS SELECT reason, concept, sum(n) AS n_rows, sum(n - once) AS
+            n_twice FROM (
         SELECT {lost} AS reason, concept, 1 AS n, 1 AS once FROM notes WHERE {lost} > 0 UNION ALL
         SELECT {said} AS reason, concept, n, 1 AS once FROM steps) GROUP BY ALL''')
-    _count(x, table)
-    shapes = x.con.execute(f'''SELECT concept, {mask_sql('txt')} AS shape, count(*) AS n FROM notes WHERE silent AND concept IS NOT NULL
+    count_rows(x, table)
+    shapes = x.con.execute(f'''SELECT concept, {mask_sql('txt')} AS shape, count(*) AS n FROM notes WHERE silent AND
+            concept IS NOT NULL
         AND stay >= 0 AND note_kind = 'note' GROUP BY ALL ORDER BY n DESC, shape LIMIT 200''').df()
     x.report.add('patterns', table, pd.DataFrame(dict(item=[x.concepts[k].name for k in shapes.concept], rows=shapes.n,
                                                       reason=['no rate in: ' + str(s) for s in shapes['shape']])))
     x.con.execute('''CREATE OR REPLACE TEMP TABLE pieces AS SELECT 0 AS reason, * EXCLUDE (n), n FROM steps
         WHERE e > greatest(a, 0) AND a < span''')
-    _spread(x, 'rates')
+    spread_pieces(x, 'rates')
     for t in ('notes', 'steps', 'found'): x.con.execute(f'DROP TABLE {t}')
 
-# %% ../../nbs/12_sources.kmimic.ipynb #a51950ea
+# %% ../../nbs/12_sources.kmimic.ipynb #2fe662ed
 def careunit_concept(tables:Tables, kept:pd.DataFrame, cfg:DataConfig)->tuple[Concept|None, dict]: # and {unit: level}
     "The hourly care unit, with the levels that enough people used."
     t = tables.frame('hosp/transfers', ['hadm_id', 'careunit'])
     t = t[t.hadm_id.isin(kept.hadm_id)].dropna().drop_duplicates()
     t = pd.concat([t.merge(kept[['hadm_id', 'subject_id']], on='hadm_id'),
-                   kept.rename(columns=dict(first_careunit='careunit'))[['hadm_id', 'careunit', 'subject_id']].dropna()])
+                   kept.rename(columns=dict(first_careunit='careunit'))[['hadm_id', 'careunit',
+                                                                         'subject_id']].dropna()])
     t = t[t.careunit.isin(kept.first_careunit.dropna().unique())] # wards are no ICU
-    levels = _few(t.careunit.to_numpy(object), t.subject_id.to_numpy(object), cfg.min_people)
+    levels = common_levels(t.careunit.to_numpy(object), t.subject_id.to_numpy(object), cfg.min_people)
     if not levels: return None, {}
     other = levels.index('Other') if 'Other' in levels else -1
     codes = {u: levels.index(u) if u in levels else other for u in t.careunit.unique()}
@@ -133,18 +153,26 @@ def careunits(x:Extraction, tables:Tables, codes:dict)->None:
     "Add the care unit of every hour."
     k, g, end = next(j for j,c in enumerate(x.concepts) if c.name == 'careunit'), x.cfg.grid, x.cfg.hours*x.cfg.grid
     x.table('unit_codes', pd.DataFrame(dict(careunit=list(codes), code=list(codes.values()))))
-    x.con.execute(f'''CREATE OR REPLACE TEMP TABLE moves AS WITH t AS (SELECT row_number() OVER () AS id, hadm_id, careunit,
+    x.con.execute(f'''CREATE OR REPLACE TEMP TABLE moves AS WITH t AS (SELECT row_number() OVER () AS id, hadm_id,
+            careunit,
         epoch_us(try_cast(intime AS TIMESTAMP)) AS a, epoch_us(try_cast(outtime AS TIMESTAMP)) AS b
         FROM {tables.scan('hosp/transfers', ['hadm_id', 'careunit', 'intime', 'outtime'])})
-        SELECT t.id, a, b, u.code, s.code AS stay, a - t_in AS lo, b - t_in AS hi, span FROM t LEFT JOIN unit_codes u USING (careunit)
-        LEFT JOIN stays s ON s.hadm_id = t.hadm_id AND s.code >= 0 AND a - t_in < least(span, {end}) AND b - t_in > 0''')
-    x.con.execute(f'''INSERT INTO cells WITH h AS (SELECT *, unnest(range(greatest(lo, 0)//{g}, (least(hi, span, {end}) - 1)//{g} + 1)) AS hour
-        FROM moves WHERE stay IS NOT NULL AND code >= 0) SELECT stay, hour, {k}, 1, 0, lo, code, false, false FROM h''')
-    reason = _case(('no time', 'a IS NULL OR b IS NULL'), ('outside the stay', 'stay IS NULL'), ('unknown level', 'code IS NULL OR code < 0'))
-    f = x.con.execute(f'SELECT reason, count(*) AS n FROM (SELECT id, min({reason}) AS reason FROM moves GROUP BY id) GROUP BY ALL').df()
-    x.report.add('events', 'hosp/transfers', pd.DataFrame(dict(item='careunit', reason=np.array(REASONS)[f.reason.astype(int)], rows=f.n)))
+        SELECT t.id, a, b, u.code, s.code AS stay, a - t_in AS lo, b - t_in AS hi, span FROM t LEFT JOIN unit_codes u
+                USING (careunit)
+        LEFT JOIN stays s ON s.hadm_id = t.hadm_id AND s.code >= 0 AND a - t_in < least(span, {end}) AND b - t_in >
+                0''')
+    x.con.execute(f'''INSERT INTO cells WITH h AS (SELECT *, unnest(range(greatest(lo, 0)//{g}, (least(hi, span,
+            {end}) - 1)//{g} + 1)) AS hour
+        FROM moves WHERE stay IS NOT NULL AND code >= 0) SELECT stay, hour, {k}, 1, 0, lo, code, false, false FROM
+                h''')
+    reason = case_sql(('no time', 'a IS NULL OR b IS NULL'), ('outside the stay', 'stay IS NULL'),
+                      ('unknown level', 'code IS NULL OR code < 0'))
+    f = x.con.execute(f'''SELECT reason, count(*) AS n FROM (SELECT id, min({reason}) AS reason FROM moves GROUP BY id)
+        GROUP BY ALL''').df()
+    x.report.add('events', 'hosp/transfers', pd.DataFrame(dict(item='careunit',
+            reason=np.array(REASONS)[f.reason.astype(int)], rows=f.n)))
 
-# %% ../../nbs/12_sources.kmimic.ipynb #c0b18b09
+# %% ../../nbs/12_sources.kmimic.ipynb #8b26952c
 def first_weight(x:Extraction, relations)->np.ndarray: # (n,) kg, NaN where never charted
     "Weight of each stay: the first one charted in the window, from SQL relations with stay, t, w."
     union = ' UNION ALL '.join(f'SELECT stay, t, w FROM {r}' for r in relations)
@@ -156,7 +184,8 @@ def first_weight(x:Extraction, relations)->np.ndarray: # (n,) kg, NaN where neve
     out[f.code.to_numpy('int64')] = f.w
     return out
 
-def read_codes(x:Extraction, tables:Tables, table:str, prefix:str, kept:pd.DataFrame, everyone:pd.DataFrame)->pd.DataFrame:
+def read_codes(x:Extraction, tables:Tables, table:str, prefix:str, kept:pd.DataFrame,
+               everyone:pd.DataFrame)->pd.DataFrame:
     "Diagnosis or procedure flags of the stays."
     d = tables.frame(f'hosp/{table}', ['hadm_id', 'icd_code', 'icd_version'], ['stay_id'])
     by = 'stay_id' if d.stay_id.notna().any() else 'hadm_id'
@@ -171,23 +200,28 @@ def read_codes(x:Extraction, tables:Tables, table:str, prefix:str, kept:pd.DataF
     return pd.concat([code_flags(pd.DataFrame(dict(stay=d.stay[sel], code=short[sel])), people, p, x.cfg, x.report)
                       for p,sel in ((prefix, ~nine), (f'{prefix}9', nine))], axis=1)
 
-# %% ../../nbs/12_sources.kmimic.ipynb #e1ba1f60
+# %% ../../nbs/12_sources.kmimic.ipynb #f94fc281
 def domestic(text)->np.ndarray: # 'domestic', 'foreign' or None
     "Nationality in two levels."
     s = pd.Series(text, dtype='object').astype('string').str.strip().str.lower()
     home = s.str.contains(r'korea|^kor?$|대한민국|한국|내국|domestic', regex=True)
     return np.where(s.isna() | (s == ''), None, np.where(home.fillna(False), 'domestic', 'foreign'))
 
-def static_table(kept:pd.DataFrame, weight:np.ndarray, codes:dict, cfg:DataConfig, report:ExtractionReport)->tuple[pd.DataFrame, list[Feature]]:
+def static_table(kept:pd.DataFrame, weight:np.ndarray, codes:dict, cfg:DataConfig,
+                 report:ExtractionReport)->tuple[pd.DataFrame, list[Feature]]:
     "The static columns of the stays and their features; `codes` maps a group to its flags."
     people, out, features = kept.subject_id.to_numpy(object), {}, []
     def add(name, column, kind, **k): out[name] = column; features.append(Feature(name, kind, **k))
     age = np.floor(kept.age) if cfg.age_low >= 2 else kept.age
-    add('age', age.to_numpy(), 'numerical', unit='years', low=0, high=120, precision=1.0, role='admission', group='demographics')
-    add('weight', weight, 'numerical', unit='kg', low=20, high=300, precision=0.1, role='admission', group='demographics')
-    add('los', kept.los.to_numpy(), 'numerical', unit='days', low=0, high=cfg.los_high, precision=0.01, role='discharge', group='administrative')
+    add('age', age.to_numpy(), 'numerical', unit='years', low=0, high=120, precision=1.0, role='admission',
+        group='demographics')
+    add('weight', weight, 'numerical', unit='kg', low=20, high=300, precision=0.1, role='admission',
+        group='demographics')
+    add('los', kept.los.to_numpy(), 'numerical', unit='days', low=0, high=cfg.los_high, precision=0.01,
+        role='discharge', group='administrative')
     groups = dict(sex='demographics', marital_status='demographics', nationality='demographics')
-    for name in ('sex', 'marital_status', 'nationality', 'admission_type', 'insurance', 'first_careunit', 'discharge_location'):
+    for name in ('sex', 'marital_status', 'nationality', 'admission_type', 'insurance', 'first_careunit',
+                 'discharge_location'):
         if name not in kept or kept[name].isna().all(): continue
         column, levels = reduce_levels(kept[name].to_numpy(object), people, cfg.min_people)
         report.note('levels', 'static', name, KEPT, len(levels))
@@ -198,8 +232,9 @@ def static_table(kept:pd.DataFrame, weight:np.ndarray, codes:dict, cfg:DataConfi
         for name in flags: add(name, flags[name].to_numpy(), 'flag', role='discharge', group=group)
     return pd.DataFrame(out), features
 
-# %% ../../nbs/12_sources.kmimic.ipynb #6b11003b
-_FOLDER = dict(chartevents='icu', inputevents='icu', outputevents='icu', procedureevents='icu', labevents='hosp', emar='hosp')
+# %% ../../nbs/12_sources.kmimic.ipynb #cc1b04c7
+_FOLDER = dict(chartevents='icu', inputevents='icu', outputevents='icu', procedureevents='icu', labevents='hosp',
+               emar='hosp')
 
 def available(tables:Tables, concepts, cfg:DataConfig, report:ExtractionReport)->tuple[Concept, ...]:
     "The concepts whose tables exist."
@@ -209,7 +244,7 @@ def available(tables:Tables, concepts, cfg:DataConfig, report:ExtractionReport)-
         if lost and not cfg.skip_missing_tables:
             name = f'{_FOLDER[lost[0]]}/{lost[0]}'
             raise DataError('the table is missing', file=tables.root/name, table=name,
-                            fix='It may be .csv, .csv.gz or .parquet; data.skip_missing_tables=true goes on without it.')
+                            fix='It may be .csv, .csv.gz or .parquet; data.skip_missing_tables=true does without.')
         bindings = tuple(b for b in c.bindings if b.table not in lost)
         if bindings: out.append(dataclasses.replace(c, bindings=bindings))
         else: report.note('tables', f'{_FOLDER[lost[0]]}/{lost[0]}', c.name, 'table missing', 1)
@@ -219,44 +254,54 @@ def reading_sql(tables:Tables, table:str, stay:str='stay_id')->str:
     "SQL: chartevents or labevents for `points`."
     scan = tables.scan(table, [stay, 'itemid', 'charttime', 'value', 'valuenum', 'valueuom'])
     return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(charttime AS TIMESTAMP) AS t,
-        coalesce(try_cast(valuenum AS DOUBLE), try_cast(value AS DOUBLE)) AS v, value AS txt, valueuom AS unit FROM {scan})'''
+        coalesce(try_cast(valuenum AS DOUBLE), try_cast(value AS DOUBLE)) AS v, value AS txt, valueuom AS unit FROM
+                {scan})'''
 
 def output_sql(tables:Tables, stay:str)->str:
     "SQL: outputevents for `points`."
     scan = tables.scan('icu/outputevents', [stay, 'itemid', 'charttime', 'value', 'valueuom'])
-    return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(charttime AS TIMESTAMP) AS t, try_cast(value AS DOUBLE) AS v,
+    return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(charttime AS TIMESTAMP) AS t, try_cast(value AS
+            DOUBLE) AS v,
         NULL AS txt, valueuom AS unit FROM {scan})'''
 
 def interval_sql(tables:Tables, table:str, stay:str, value:str, unit:str, columns)->str:
     "SQL: inputevents or procedureevents for `intervals`."
     scan = tables.scan(table, [stay, 'itemid', 'starttime', 'endtime', *columns], ['patientweight'])
-    return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(starttime AS TIMESTAMP) AS t, try_cast(endtime AS TIMESTAMP) AS t1,
+    return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(starttime AS TIMESTAMP) AS t, try_cast(endtime AS
+            TIMESTAMP) AS t1,
         {value} AS v, {unit} AS unit, try_cast(patientweight AS DOUBLE) AS w FROM {scan})'''
 
-# %% ../../nbs/12_sources.kmimic.ipynb #2b850766
+# %% ../../nbs/12_sources.kmimic.ipynb #22bd8cd9
 def _emar(x:Extraction, tables:Tables)->None:
     "Add the infusions of emar and emar_detail."
     con = x.con
     columns = ['stay_id', 'emar_id', 'emar_seq', 'emar_type', 'itemid', 'charttime', 'event_txt']
     scan = tables.scan('hosp/emar', columns, ['medication', 'pharmacy_id'])
     detail = tables.scan('hosp/emar_detail', ['stay_id', 'emar_id', 'emar_seq', 'note_txt'])
-    drugs = con.execute(f"SELECT DISTINCT coalesce(medication, '') AS medication, coalesce(itemid, '') AS itemid FROM {scan}").df()
+    drugs = con.execute(f'''SELECT DISTINCT coalesce(medication, '') AS medication, coalesce(itemid, '') AS itemid
+        FROM {scan}''').df()
     names = tables.frame('icu/d_items', ['itemid', 'label']).drop_duplicates('itemid').set_index('itemid').label
     label = drugs.medication.where(drugs.medication != '', drugs.itemid.map(names))
     both = pd.DataFrame(dict(itemid=drugs.medication + '|' + drugs.itemid, label=label))
     x.set_items('emar', labelled(x.concepts, 'emar', both))
-    con.execute(f'''CREATE OR REPLACE TEMP TABLE details AS SELECT stay_id, emar_id, emar_seq, count(*) AS n, count(DISTINCT note_txt) AS texts,
+    con.execute(f'''CREATE OR REPLACE TEMP TABLE details AS SELECT stay_id, emar_id, emar_seq, count(*) AS n,
+            count(DISTINCT note_txt) AS texts,
         string_agg(DISTINCT note_txt, ' ; ' ORDER BY note_txt) AS txt FROM {detail} GROUP BY ALL''')
-    infusion_notes(x, 'hosp/emar', f'''(SELECT e.stay_id AS stay, coalesce(medication, '') || '|' || coalesce(itemid, '') AS item,
-        try_cast(charttime AS TIMESTAMP) AS t, lower(emar_type) AS kind, pharmacy_id AS line, try_cast(e.emar_seq AS BIGINT) AS seq,
+    infusion_notes(x, 'hosp/emar', f'''(SELECT e.stay_id AS stay, coalesce(medication, '') || '|' || coalesce(itemid,
+            '') AS item,
+        try_cast(charttime AS TIMESTAMP) AS t, lower(emar_type) AS kind, pharmacy_id AS line, try_cast(e.emar_seq AS
+                BIGINT) AS seq,
         lower(coalesce(event_txt, '')) AS event, d.txt FROM {scan} e LEFT JOIN details d ON d.emar_id = e.emar_id
         AND d.emar_seq = e.emar_seq AND d.stay_id = e.stay_id)''')
-    n, hit, twice = con.execute(f'''SELECT sum(n), sum(CASE WHEN k.emar_id IS NOT NULL THEN greatest(texts, 1) ELSE 0 END),
+    n, hit, twice = con.execute(f'''SELECT sum(n), sum(CASE WHEN k.emar_id IS NOT NULL THEN greatest(texts, 1) ELSE 0
+            END),
         sum(CASE WHEN k.emar_id IS NOT NULL THEN n - greatest(texts, 1) ELSE 0 END) FROM details d
-        LEFT JOIN (SELECT DISTINCT stay_id, emar_id, emar_seq FROM {scan}) k USING (stay_id, emar_id, emar_seq)''').fetchall()[0]
+        LEFT JOIN (SELECT DISTINCT stay_id, emar_id, emar_seq FROM {scan}) k USING (stay_id, emar_id,
+                emar_seq)''').fetchall()[0]
     for reason,rows in ((KEPT, hit), ('duplicate row', twice), ('stay unknown', (n or 0) - (hit or 0) - (twice or 0))):
         x.report.note('events', 'hosp/emar_detail', '', reason, rows or 0)
 
+# %% ../../nbs/12_sources.kmimic.ipynb #f502c5a4
 def events(x:Extraction, tables:Tables)->np.ndarray: # (n,) weight
     "Read every event table; return the weight of each stay."
     items, labs = (tables.frame(t, ['itemid', 'label']) for t in ('icu/d_items', 'hosp/d_labitems'))
@@ -264,7 +309,8 @@ def events(x:Extraction, tables:Tables)->np.ndarray: # (n,) weight
     use = lambda table, frame: x.set_items(table, labelled(x.concepts, table, frame))
     amounts = interval_sql(tables, 'icu/inputevents', 'icustay_id', 'try_cast(amount AS DOUBLE)', 'amountuom',
                            ['amount', 'amountuom']) if 'inputevents' in has else None
-    spans = interval_sql(tables, 'icu/procedureevents', 'stay_id', '1.0', 'NULL', []) if 'procedureevents' in has else None
+    spans = interval_sql(tables, 'icu/procedureevents', 'stay_id', '1.0', 'NULL',
+                         []) if 'procedureevents' in has else None
     weight = first_weight(x, [r for r in (amounts, spans) if r]) if amounts or spans else np.full(x.n, np.nan)
     for table,name,frame in (('icu/chartevents', 'chartevents', items), ('hosp/labevents', 'labevents', labs)):
         if name in has:

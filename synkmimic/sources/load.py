@@ -45,7 +45,7 @@ def _typed(name:str, text:str, kind:type):
     except (ValueError, KeyError):
         raise ConfigError(f'data.{name} must be {kind.__name__}, not {text!r}') from None
 
-# %% ../../nbs/16_sources.load.ipynb #61cc5f23
+# %% ../../nbs/16_sources.load.ipynb #9ae65982
 READERS = dict(simulated=partial(load_kmimic, source='simulated'), kmimic=load_kmimic, mimiciv=load_mimiciv,
                challenge2012=load_challenge2012) # source -> reader(root, cfg)
 
@@ -56,6 +56,7 @@ def load_cohort(
     cfg:DataConfig|None=None, # options; overrides are applied on top
 )->tuple[Cohort, ExtractionReport]:
     "The cohort of a source and the account of every row read."
-    if source not in READERS: raise ConfigError(f'there is no source {source!r}; there are {list(READERS)}.{nearest(source, READERS)}')
+    if source not in READERS:
+        raise ConfigError(f'there is no source {source!r}; there are {list(READERS)}.{nearest(source, READERS)}')
     cfg = dataclasses.replace(data_config(overrides, cfg), source=source, root=str(root))
     return READERS[source](root, cfg)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mimiciv_origin', 'load_mimiciv']
 
-# %% ../../nbs/13_sources.mimiciv.ipynb #38ae214d
+# %% ../../nbs/13_sources.mimiciv.ipynb #8b3f387b
 import tempfile
 
 import numpy as np
@@ -13,17 +13,20 @@ import pandas as pd
 
 from ..cohort import Cohort
 from .concepts import item_rows, load_concepts
-from .extract import (DataConfig, Extraction, ExtractionReport, Tables, assemble, connect, grid_length, include,
+from .extract import (DataConfig, Extraction, ExtractionReport, Tables, assemble, connect,
+                                       grid_length, include,
                                        intervals, outcomes, points)
-from .kmimic import (OUTCOMES, available, careunit_concept, careunits, first_weight, interval_sql, output_sql,
+from .kmimic import (OUTCOMES, available, careunit_concept, careunits, first_weight, interval_sql,
+                                      output_sql,
                                       read_codes, read_stays, reading_sql, static_table)
 
-# %% ../../nbs/13_sources.mimiciv.ipynb #08de515f
+# %% ../../nbs/13_sources.mimiciv.ipynb #fc867ea8
 def _lab_sql(tables:Tables)->str:
     "SQL: labevents for `points`, by person."
     scan = tables.scan('hosp/labevents', ['subject_id', 'itemid', 'charttime', 'value', 'valuenum', 'valueuom'])
     return f'''(SELECT subject_id AS person, itemid AS item, try_cast(charttime AS TIMESTAMP) AS t,
-        coalesce(try_cast(valuenum AS DOUBLE), try_cast(value AS DOUBLE)) AS v, value AS txt, valueuom AS unit FROM {scan})'''
+        coalesce(try_cast(valuenum AS DOUBLE), try_cast(value AS DOUBLE)) AS v, value AS txt, valueuom AS unit FROM
+                {scan})'''
 
 def _input_sql(tables:Tables, rate_items, rates:bool)->str:
     "SQL: inputevents for `intervals`, either the infusions (`rates`) or all other rows."
@@ -37,12 +40,14 @@ def _events(x:Extraction, tables:Tables)->np.ndarray: # (n,) weight
     "Read every event table; return the weight of each stay."
     has = {b.table for c in x.concepts for b in c.bindings}
     rows = {t: item_rows(x.concepts, t) for t in has}
-    spans = interval_sql(tables, 'icu/procedureevents', 'stay_id', '1.0', 'NULL', []) if 'procedureevents' in has else None
+    spans = interval_sql(tables, 'icu/procedureevents', 'stay_id', '1.0', 'NULL',
+                         []) if 'procedureevents' in has else None
     rate_items = [i for i,k,_,_ in rows.get('inputevents', ()) if x.concepts[k].agg == 'rate']
     inputs = _input_sql(tables, rate_items, False) if 'inputevents' in has else None
     weighed = [r for r in (inputs, _input_sql(tables, rate_items, True) if inputs else None, spans) if r]
     weight = first_weight(x, weighed) if weighed else np.full(x.n, np.nan)
-    for name,table,sql,by in (('chartevents', 'icu/chartevents', reading_sql, 'stay'), ('labevents', 'hosp/labevents', _lab_sql, 'person')):
+    for name,table,sql,by in (('chartevents', 'icu/chartevents', reading_sql, 'stay'),
+                              ('labevents', 'hosp/labevents', _lab_sql, 'person')):
         if name in has:
             x.set_items(name, rows[name])
             points(x, table, sql(tables, table) if by == 'stay' else sql(tables), by)
