@@ -173,7 +173,7 @@ def load_sampler(folder)->tuple[LatentScale, object]:
     generator.load_state_dict(tensors)
     return scale, GANSampler(generator)
 
-# %% ../nbs/41_synthesizer.ipynb #fc23e93d
+# %% ../nbs/41_synthesizer.ipynb #ed6cdd0c
 def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
     "Stage 0: fit the transform on the training people."
     folder = Path(folder)
@@ -191,12 +191,12 @@ def fit_static_vae(train:Cohort, transform:CohortTransform, cfg, seed:int, folde
         data = {k: v for k,v in transform.encode(train).items() if k.startswith('s_') or k in ('length', 'outcome')}
         fit, judge = people_split(train.subject_id, cfg.train.static_vae.validation, torch_seed(seed, 'validation'))
         torch.manual_seed(torch_seed(seed, 'static_vae', 'weights'))
-        task = _StaticTask(StaticVAE(cfg.model.static_vae, train.schema), data, fit, judge, transform)
+        task = _StaticTask(StaticVAE(cfg.model.static_vae, train.schema).start(data), data, fit, judge, transform)
         model = fit_task(task, data, fit, cfg.train.static_vae, folder, seed, key, progress)
         _write_model(folder, 'static_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg), schema=train.schema.to_json())
     return load_static_vae(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #5199dab6
+# %% ../nbs/41_synthesizer.ipynb #68cc1fe0
 @torch.no_grad()
 def static_posterior(model:StaticVAE, data:dict[str, Tensor])->dict[str, Tensor]: # zs_mu, zs_logvar (n,Zs)
     "Cached posteriors of the static latent."
@@ -217,7 +217,8 @@ def fit_temporal_vae(train:Cohort, transform:CohortTransform, static_vae:StaticV
         fit, judge = people_split(train.subject_id, cfg.train.temporal_vae.validation, torch_seed(seed, 'validation'))
         torch.manual_seed(torch_seed(seed, 'temporal_vae', 'weights'))
         static_dim = static_vae.cfg.latent_dim
-        task = _TemporalTask(TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim), data, fit, judge, transform)
+        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(data)
+        task = _TemporalTask(model, data, fit, judge, transform)
         model = fit_task(task, data, fit, cfg.train.temporal_vae, folder, seed, key, progress)
         _write_model(folder, 'temporal_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg),
                      schema=train.schema.to_json(), static_dim=static_dim)

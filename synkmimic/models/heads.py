@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../../nbs/30_models.heads.ipynb #6c3ede37
+# %% ../../nbs/30_models.heads.ipynb #c61f1bf2
 class BernoulliMixture(nn.Module):
     "Binary vectors as a mixture of K patterns, shifted by the hidden state."
     def __init__(self, hidden:int, dim:int, components:int=4):
@@ -20,6 +20,14 @@ class BernoulliMixture(nn.Module):
         self.dim, self.components = dim, components
         self.out = nn.Linear(hidden, dim + components)
         self.pattern = nn.Parameter(torch.randn(components, dim)*(1. if components > 1 else 0.))
+        self.register_buffer('held', torch.full((dim,), torch.nan)) # the value of a bit that never varies in training
+
+    @torch.no_grad()
+    def start(self, rate:Tensor)->None: # (D,)
+        "Begin at the training frequencies, so that rare bits are rare from the first step; a constant bit is held."
+        self.held = torch.where((rate == 0) | (rate == 1), rate, torch.nan)
+        self.out.bias[:self.dim] = rate.clamp(1e-3, 1 - 1e-3).logit()
+        self.out.weight[:self.dim] *= 0.1
 
     def forward(self, h:Tensor)->tuple[Tensor, Tensor]: # (N,H) -> log weights (N,K), logits (N,D)
         o = self.out(h)
@@ -39,9 +47,10 @@ class BernoulliMixture(nn.Module):
         if self.dim == 0: return h.new_zeros(*h.shape[:-1], 0)
         weight, c = self(h)
         k = torch.multinomial(weight.exp(), 1, generator=generator)[:, 0]
-        return torch.bernoulli((c + self.pattern[k]).sigmoid(), generator=generator)
+        bits = torch.bernoulli((c + self.pattern[k]).sigmoid(), generator=generator)
+        return torch.where(self.held.isnan(), bits, self.held)
 
-# %% ../../nbs/30_models.heads.ipynb #a7d45e86
+# %% ../../nbs/30_models.heads.ipynb #3eeef059
 class Categorical(nn.Module):
     "C categorical variables with `sizes` levels each."
     def __init__(self, hidden:int, sizes):
@@ -50,6 +59,14 @@ class Categorical(nn.Module):
         self.out = nn.Linear(hidden, sum(self.sizes))
         level = [i*max(self.sizes) + k for i,s in enumerate(self.sizes) for k in range(s)]
         self.register_buffer('place', torch.tensor(level, dtype=torch.long), persistent=False)
+        self.register_buffer('seen', torch.ones(sum(self.sizes))) # 0 for a level that never occurs in training
+
+    @torch.no_grad()
+    def start(self, share:Tensor)->None: # (sum of sizes,)
+        "Begin at the training frequencies of all levels; a level that never occurs is never drawn."
+        self.seen = (share > 0).float()
+        self.out.bias[:] = share.clamp_min(1e-3).log()
+        self.out.weight[:] *= 0.1
 
     def forward(self, h:Tensor)->Tensor: # (N,H) -> log probabilities (N,C,L)
         wide = h.new_full((*h.shape[:-1], len(self.sizes)*max(self.sizes)), -torch.inf)
@@ -66,7 +83,8 @@ class Categorical(nn.Module):
     def sample(self, h:Tensor, generator:torch.Generator|None=None)->Tensor: # (N,H) -> (N,C)
         "Draw each category by its probability."
         if not self.sizes: return h.new_zeros(*h.shape[:-1], 0, dtype=torch.long)
-        p = self(h).exp()
+        seen = self.seen.new_zeros(len(self.sizes)*max(self.sizes)).index_copy(0, self.place, self.seen)
+        p = self(h).exp()*seen.view(len(self.sizes), -1)
         return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
 
 # %% ../../nbs/30_models.heads.ipynb #92684d49
@@ -86,7 +104,7 @@ def factor_logdensity(
     logdet = 2*L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + o @ psi.log()
     return -0.5*(quad + logdet + o.sum(-1)*math.log(2*math.pi))
 
-# %% ../../nbs/30_models.heads.ipynb #09d4bbfd
+# %% ../../nbs/30_models.heads.ipynb #82221813
 class Numbers(nn.Module):
     "D correlated numbers given a hidden state, the last value of each and its recency (1/age; 0 never seen)."
     def __init__(self, hidden:int, dim:int, rank:int=4):
@@ -96,6 +114,11 @@ class Numbers(nn.Module):
         self.loading = nn.Parameter(0.3*torch.randn(dim, rank))
         start = torch.tensor([2., -0.3, -0.7, 0.15, -0.3]) # gate, its slope; spread when seen, its slope; slope of repeating
         self.memory = nn.Parameter(start[:, None].repeat(1, dim))
+
+    @torch.no_grad()
+    def start(self, repeats:Tensor)->None: # (D,)
+        "Begin at the training frequencies of repeated values."
+        self.out.bias[5*self.dim:] = repeats.clamp(1e-3, 1 - 1e-3).logit()
 
     def forward(self, h:Tensor, last:Tensor, recency:Tensor): # (N,H) (N,D) (N,D) -> mu, sigma, delta, epsilon, repeat logit, each (N,D)
         shift, gate, scale, tail, skew, repeat = self.out(h).chunk(6, -1)

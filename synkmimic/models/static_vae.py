@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         mu, logvar = self.body(torch.cat([record_vector(batch, self.schema), y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/31_models.static_vae.ipynb #ff5cf291
+# %% ../../nbs/31_models.static_vae.ipynb #333f0ab1
 def spread(low:Tensor, high:Tensor)->Tensor:
     "A fresh draw of each score inside its charting cell."
     return torch.special.ndtri((low + (high - low)*torch.rand_like(low)).clamp(1e-6, 1 - 1e-6))
@@ -99,6 +99,12 @@ class StaticVAE(nn.Module):
         self.categories = Categorical(h, sizes)
         self.binary = BernoulliMixture(h, self.n_numbers + self.n_flags, cfg.components)
         self.numbers = Numbers(h, self.n_numbers, cfg.rank)
+
+    def start(self, batch:dict[str, Tensor])->'StaticVAE':
+        "Begin at the training frequencies."
+        self.binary.start(torch.cat([batch['s_mask'].float(), batch['s_flag']], -1).mean(0))
+        self.categories.start(_onehots(batch, self.schema).mean(0))
+        return self
 
     def _hidden(self, z:Tensor, y:Tensor)->Tensor: # (B,Z) (B,) -> (B,H)
         return self.body(torch.cat([z, F.one_hot(y, len(self.schema.outcomes)).float()], -1))

@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         mu, logvar = self.out(torch.cat([mean, last[0], last[1], z_static, y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #f5a19375
+# %% ../../nbs/32_models.temporal_vae.ipynb #9a7dc0c6
 class Decoder(nn.Module):
     "Hour by hour likelihood of a stay."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -87,6 +87,14 @@ class Decoder(nn.Module):
         self.states = Categorical(h, [n + 1 for n in self.levels])
         self.binary = BernoulliMixture(h, self.n_values + self.n_flags, cfg.components)
         self.numbers = Numbers(h, self.n_values, cfg.rank)
+
+    def start(self, batch:dict[str, Tensor])->None:
+        "Begin at the training frequencies of masks, flags, states and repeated values."
+        at = batch['inside']
+        self.binary.start(torch.cat([batch['mask'].float(), batch['flags']], -1)[at].mean(0))
+        if self.levels: self.states.start(state_onehot(batch['states'][at], self.levels).mean(0))
+        chance = batch['mask'] & (batch['recency'] > 0)
+        self.numbers.start((batch['same'].sum((0, 1)) + 0.1)/(chance.sum((0, 1)) + 1))
 
     def stay(self, z:Tensor, z_static:Tensor, record:Tensor, y:Tensor)->Tensor: # -> (B,e)
         "What does not change over the hours."
@@ -151,13 +159,18 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
         hours.append((torch.where(mask, number, 0.), mask, flags, states))
     return dict(zip(('mid', 'mask', 'flags', 'states'), (torch.stack(a, 1) for a in zip(*hours))))
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #e8008799
+# %% ../../nbs/32_models.temporal_vae.ipynb #5b59e7b0
 class TemporalVAE(nn.Module):
     "VAE of the hourly record, conditioned on the static record, its latent and the outcome."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
         super().__init__()
         self.cfg, self.schema = cfg, schema
         self.encoder, self.decoder = Encoder(cfg, schema, static_dim), Decoder(cfg, schema, static_dim)
+
+    def start(self, batch:dict[str, Tensor])->'TemporalVAE':
+        "Begin at the training frequencies."
+        self.decoder.start(batch)
+        return self
 
     def forward(self, batch:dict[str, Tensor])->dict[str, Tensor]:
         "Losses in nats per stay."
