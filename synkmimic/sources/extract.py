@@ -102,7 +102,7 @@ class ExtractionReport:
         "Write `extraction.csv` into a folder."
         write_text(self.table.to_csv(index=False), Path(folder)/'extraction.csv')
 
-# %% ../../nbs/11_sources.extract.ipynb #3213fb21
+# %% ../../nbs/11_sources.extract.ipynb #09cd1b64
 class Tables:
     "The raw tables under one root folder."
     def __init__(self, root, con, expect=('icu', 'hosp')):
@@ -147,6 +147,7 @@ class Tables:
         "A small table as text columns in pandas."
         return self.con.execute(f'SELECT * FROM {self.scan(table, columns, optional)}').df()
 
+# %% ../../nbs/11_sources.extract.ipynb #a00549d1
 def file_sql(path:Path)->str:
     "SQL: a file as DuckDB reads it; every CSV column is text."
     quoted = str(path).replace("'", "''")
