@@ -140,10 +140,10 @@ def _concept(name:str, group:str, entry:dict, source:str)->Concept:
     _check(c)
     return c
 
-# %% ../../nbs/10_sources.concepts.ipynb #abcafa29
+# %% ../../nbs/10_sources.concepts.ipynb #0a626bc3
 def load_concepts(
     source:str, # kmimic, mimiciv or challenge2012
-    features:str='all', # 'core': the documented subset
+    features:str='all', # 'core': of the numerical concepts only those marked `core`
     groups:dict|None=None, # another dictionary; default: the package's
 )->tuple[Concept, ...]:
     "The validated concepts of one source."
@@ -160,7 +160,7 @@ def load_concepts(
         if owner != c.name or sum(label_text(i) == label_text(j) for x in c.bindings if x.table == b.table
                                   for j in x.ids) > 1:
             _fail(c.name, f'{b.table} item {i!r} is claimed twice (by {owner})')
-    return tuple(c for c in found if c.core or features == 'all')
+    return tuple(c for c in found if c.core or features == 'all' or c.kind != 'numerical')
 
 def label_text(label)->str:
     "A label as it is compared: NFKC, single spaces, no case."
