@@ -1,12 +1,13 @@
 # What depends on what, and nothing else. Run by `make paper`; by hand: snakemake --cores 2 --config run=runs/NAME
 # Every rule executes one notebook of nbs/paper/ in a run folder made by `python -m synkmimic.paper run` (synkmimic/paper.py).
-# A notebook is stale when its `key` changes: the hash of its code and of the modules below it, chained along NEEDS. Times do not count.
+# A notebook is stale when its key changes: the hash of its code and of the modules below it, chained along NEEDS. The key is part
+# of the name of the file that says "done", so staleness survives killed runs and lost Snakemake records. Times do not count.
 import os
 import sys
 from pathlib import Path
 
 from synkmimic.core import digest, read_json
-from synkmimic.paper import code_hash, notebook_of, variant
+from synkmimic.paper import done_mark, keys
 
 if 'run' not in config: sys.exit('Snakefile: give --config run=runs/NAME (made by `make paper`).')
 RUN = Path(config['run']).resolve()
@@ -39,11 +40,9 @@ def files(name):
     "What an item leaves beside its executed notebook."
     return [str(FIGURES/f'{name}.{s}') for s in dict(t=('csv', 'tex', 'md'), f=('pdf', 'png')).get(name[0], ())]
 
-def done(name): return str(RUN/'notebooks'/f'{name}.ipynb')
+KEY = keys(NEEDS, WHAT['digest'])
 
-KEY = {}
-for name, needs in NEEDS.items(): # listed in order, so that the keys of what is needed exist
-    KEY[name] = digest([WHAT['digest'], code_hash(notebook_of(name)), variant(name)[1], [KEY[n] for n in needs]])
+def done(name): return str(done_mark(RUN, name, KEY[name]))
 
 rule paper:
     input: FIGURES/'manifest.json'
@@ -52,7 +51,7 @@ for place, name in enumerate(NAMES, 1):
     rule:
         name: name
         input: [done(n) for n in NEEDS[name]]
-        output: [done(name), *files(name)]
+        output: [done(name), str(RUN/'notebooks'/f'{name}.ipynb'), *files(name)]
         params:
             key=KEY[name],
             call=f'{sys.executable} -m synkmimic.paper {"stage" if name[0] == "a" else "item"} {name} --run {RUN} --key {KEY[name]} --place {place}/{len(NAMES)}',

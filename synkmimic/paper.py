@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'OWNS', 'PAPER', 'VARIANTS', 'bare_code', 'code_cells', 'own_imports', 'module_closure', 'code_hash',
            'notebook_parameters', 'check_parameters', 'clock', 'execute', 'Plan', 'run_name', 'plan', 'layout_of',
-           'prepare', 'RunFolder', 'save_scores', 'save_numbers', 'open_run', 'variant', 'notebook_of', 'clear_stale',
-           'origin_of', 'run_notebook', 'git_revision', 'manifest', 'write_manifest', 'snakemake_command', 'main']
+           'prepare', 'RunFolder', 'save_scores', 'save_numbers', 'open_run', 'variant', 'notebook_of', 'dependencies',
+           'keys', 'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'git_revision', 'manifest',
+           'write_manifest', 'snakemake_command', 'main']
 
 # %% ../nbs/82_paper.ipynb #512ca3f2
 import argparse
@@ -316,7 +317,7 @@ def open_run(
     known = what['settings'] if overrides == what['overrides'] else resolved(compose(overrides))
     return RunFolder(Path(run).resolve(), tuple(overrides), known, Path(out or what['figures']))
 
-# %% ../nbs/82_paper.ipynb #0b25af8b
+# %% ../nbs/82_paper.ipynb #ea2df4d5
 OWNS = dict(a0_cohort=('registry', 'cohort'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',), a4_generate=('synthetic',))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
@@ -332,6 +333,24 @@ def notebook_of(name:str)->Path:
     have = sorted({p.stem for p in PAPER.glob('*.ipynb')} | set(VARIANTS))
     if name not in have: raise ConfigError(f'there is no notebook {name!r}.{nearest(name, have)} There are: {", ".join(have)}.')
     return PAPER/f'{variant(name)[0]}.ipynb'
+
+def dependencies()->dict[str, list[str]]: # notebook -> notebooks it needs
+    "The `NEEDS` table of the Snakefile, which is its only home."
+    table = re.search(r'^NEEDS = (dict\(.*?^\))', (ROOT/'Snakefile').read_text(encoding='utf-8'), re.M | re.S)[1]
+    return {k.arg: ast.literal_eval(k.value) for k in ast.parse(table, mode='eval').body.keywords}
+
+def keys(
+    needs:dict[str, list[str]], # in an order in which what is needed comes first
+    config:str, # digest of the run's configuration
+)->dict[str, str]:
+    "What each notebook's result is made with: its code, the configuration, and the keys of all it needs."
+    out = {}
+    for name,before in needs.items(): out[name] = digest([config, code_hash(notebook_of(name)), variant(name)[1], [out[n] for n in before]])
+    return out
+
+def done_mark(run:Path, name:str, key:str)->Path:
+    "The empty file that says that a notebook has succeeded with this key: another key is another file, and so missing."
+    return run/'state'/f'{name}.{key}.done'
 
 def clear_stale(run:Path, name:str, key:str)->bool: # True when leftovers were removed
     "Keep the leftovers of an attempt with the same key, remove any other."
@@ -349,7 +368,7 @@ def origin_of(run:Path)->dict:
 def run_notebook(
     name:str, # of the notebook
     run:Path, # folder
-    key:str='', # what its leftovers must have been made with
+    key:str, # what its result is made with
     place:str='', # such as 3/14
     parameters:dict|None=None, # explicit inputs
 )->Path:
@@ -358,12 +377,13 @@ def run_notebook(
     have = notebook_parameters(notebook)
     given = dict(run=str(run), overrides=what['overrides'], **({'out': what['figures']} if 'out' in have else {}), **variant(name)[1], **(parameters or {}))
     check_parameters(notebook, given)
-    clear_stale(run, name, key or digest([code_hash(notebook), given]))
+    clear_stale(run, name, key)
     os.environ.setdefault('SOURCE_DATE_EPOCH', '0')
     head = f'[{place.rjust(5)}] {name:<24}' if place else f'{name:<24}'
     try: done = execute(notebook, run/'notebooks'/f'{name}.ipynb', given, label=name, marks=origin_of(run))
     except SynkError as e: raise SynkError(f'{head} FAILED after {clock(time.monotonic() - start)}\n        {e}') from None
-    write_json(dict(seconds=round(time.monotonic() - start, 1)), run/'state'/f'{name}.time.json')
+    for old in (run/'state').glob(f'{name}.*.done'): old.unlink()
+    write_text(f'{clock(time.monotonic() - start)}\n', done_mark(run, name, key))
     print(f'{head} ... {clock(time.monotonic() - start)}', flush=True)
     return done
 
@@ -441,7 +461,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #bed92e58
+# %% ../nbs/82_paper.ipynb #82f18a90
 def _run(a)->int:
     "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
@@ -451,7 +471,8 @@ def _run(a)->int:
     shown = lambda path: os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     print(f'run {shown(p.folder)}, figures {shown(p.figures)}', flush=True)
     if a.dry: return 0
-    targets = [str(p.folder/'notebooks'/f'{n}.ipynb') for n in a.targets]
+    names = keys(dependencies(), p.digest)
+    targets = [str(done_mark(p.folder, n, names[n])) for n in a.targets]
     return _quiet(snakemake_command(p.folder, a.cores, targets), p.folder/'snakemake.log')
 
 def _quiet(command:list[str], log:Path)->int:
@@ -466,6 +487,7 @@ def _quiet(command:list[str], log:Path)->int:
 def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."
     notebook, p = notebook_of(a.notebook), _planned(a)
+    if a.notebook not in dependencies(): raise ConfigError(f'{a.notebook} stands for several; take one of {", ".join(n for n in dependencies() if variant(n)[0] == a.notebook)}.')
     inputs = {k: str(Path(v).resolve()) for k,v in (i.split('=', 1) for i in a.inputs) if v}
     lost = [v for v in inputs.values() if not Path(v).exists()]
     if lost: raise DataError('an explicit input does not exist', file=lost[0])
@@ -474,7 +496,8 @@ def _one(a)->int:
     prepare(p)
     _hold_lock(p.folder)
     print(f'run {p.folder}', flush=True)
-    run_notebook(a.notebook, p.folder, parameters=inputs)
+    key = digest([code_hash(notebook), inputs]) if inputs else keys(dependencies(), p.digest)[a.notebook]
+    run_notebook(a.notebook, p.folder, key, parameters=inputs)
     return 0
 
 def main(argv=None)->int:
