@@ -13,7 +13,7 @@ import numpy as np
 
 from .core import SynkError
 
-# %% ../nbs/48_summaries.ipynb #c7072aa3
+# %% ../nbs/48_summaries.ipynb #9547b4f0
 @dataclass(frozen=True)
 class Summary:
     "One row per stay with named columns."
@@ -33,7 +33,7 @@ class Summary:
 
 def _columns(x, names, statistic)->Summary:
     "Columns of one statistic."
-    return Summary(np.asarray(x, 'float32').reshape(len(x), -1), tuple(names), (statistic,)*len(names))
+    return Summary(np.asarray(x, 'float32').reshape(len(x), len(names)), tuple(names), (statistic,)*len(names))
 
 # %% ../nbs/48_summaries.ipynb #0cfebe60
 STATISTICS = ('mean', 'min', 'max', 'last', 'std', 'count')

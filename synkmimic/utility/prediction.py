@@ -87,12 +87,13 @@ def fit_predict(
         m.fit(x, y)
     return {k: m.predict_proba(v)[:, 1] for k,v in zip(tests, rest)}
 
-# %% ../../nbs/55_utility.prediction.ipynb #16f7c9c5
+# %% ../../nbs/55_utility.prediction.ipynb #58ea6d6b
 MIN_EVENTS = 10 # deaths and survivors needed in the test people, and in a training arm 5
 
 def why_no_arm(y_train, y_test)->str: # '' when it can be judged
     "Why an arm cannot be trained or tested."
-    a, b = (int(min(np.sum(y), np.sum(~np.asarray(y, bool)))) if len(y) else 0 for y in (y_train, y_test))
+    if min(len(y_train), len(y_test)) == 0: return f'no stay of the {"training" if len(y_train) == 0 else "test"} arm outlasts the window'
+    a, b = (int(min(np.sum(y), np.sum(~np.asarray(y, bool)))) for y in (y_train, y_test))
     if a == 0: return 'the training arm has a single outcome class'
     if a < 5: return f'only {a} stays of the rarer outcome in the training arm'
     if b < MIN_EVENTS: return f'only {b} stays of the rarer outcome in the test arm'
