@@ -2,7 +2,6 @@
 # Every rule executes one notebook of nbs/paper/ in a run folder made by `python -m synkmimic.paper run` (synkmimic/paper.py).
 # A notebook is stale when its key changes: the hash of its code and of the modules below it, chained along NEEDS. The key is part
 # of the name of the file that says "done", so staleness survives killed runs and lost Snakemake records. Times do not count.
-import os
 import sys
 from pathlib import Path
 
@@ -65,9 +64,3 @@ rule manifest:
         key=digest(KEY),
         call=f'{sys.executable} -m synkmimic.paper manifest --run {RUN} {" ".join(NAMES)}',
     shell: 'exec {params.call}'
-
-onsuccess:
-    print(f'done: {os.path.relpath(FIGURES)}')
-
-onerror:
-    print('stopped; what is finished is kept, and the same command goes on from here')

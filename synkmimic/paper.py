@@ -53,7 +53,7 @@ def code_cells(
     "The code of a notebook."
     return [''.join(c['source']) for c in read_json(notebook)['cells'] if c['cell_type'] == 'code']
 
-# %% ../nbs/82_paper.ipynb #69435ca6
+# %% ../nbs/82_paper.ipynb #ee2e8848
 PACKAGE = ROOT/'synkmimic'
 
 def _module_file(name:str, package:Path)->Path|None:
@@ -76,6 +76,11 @@ def own_imports(
             names |= {base, *(f'{base}.{a.name}' for a in n.names)}
     return {n for n in names if n.split('.')[0] == 'synkmimic'}
 
+@functools.lru_cache(maxsize=None)
+def _file_imports(file:Path, inside:str)->set[str]:
+    "The same for a file, read once."
+    return own_imports(file.read_text(encoding='utf-8'), inside)
+
 def module_closure(
     names, # dotted names
     package:Path=PACKAGE,
@@ -88,7 +93,7 @@ def module_closure(
         if file is None or name in out: continue
         out[name] = file
         inside = name if file.name == '__init__.py' else name.rpartition('.')[0]
-        todo += own_imports(file.read_text(encoding='utf-8'), inside)
+        todo += _file_imports(file, inside)
     return out
 
 # %% ../nbs/82_paper.ipynb #9787f11a
@@ -461,7 +466,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #82f18a90
+# %% ../nbs/82_paper.ipynb #9d499d6c
 def _run(a)->int:
     "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
@@ -471,9 +476,11 @@ def _run(a)->int:
     shown = lambda path: os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     print(f'run {shown(p.folder)}, figures {shown(p.figures)}', flush=True)
     if a.dry: return 0
-    names = keys(dependencies(), p.digest)
+    names = keys(dependencies(), p.digest) if a.targets else {}
     targets = [str(done_mark(p.folder, n, names[n])) for n in a.targets]
-    return _quiet(snakemake_command(p.folder, a.cores, targets), p.folder/'snakemake.log')
+    status = _quiet(snakemake_command(p.folder, a.cores, targets), p.folder/'snakemake.log')
+    print(f'up to date: {shown(p.figures)}' if status == 0 else 'stopped; what is finished is kept, and the same command goes on from here')
+    return status
 
 def _quiet(command:list[str], log:Path)->int:
     "Run Snakemake; its own messages are shown only when no notebook has said what went wrong."

@@ -20,9 +20,9 @@ from matplotlib.path import Path as Route
 
 from .core import SynkError, atomic_path
 
-# %% ../nbs/80_plots.ipynb #29182fda
+# %% ../nbs/80_plots.ipynb #b3ebe674
 COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', pink='#CC79A7', sky='#56B4E9', grey='#7F7F7F')
-ARMS = dict(real=('Real (holdout)', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
+ARMS = dict(real=('Real people', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
             independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'))
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'lines.linewidth': 1.2,
@@ -114,7 +114,7 @@ def _level_panel(ax, d:pd.DataFrame, floor:int)->None:
     ax.set(yticks=range(len(levels)), yticklabels=[textwrap.fill(str(l), 14, max_lines=2) for l in levels], xlim=(0, None))
     ax.invert_yaxis()
 
-# %% ../nbs/80_plots.ipynb #0bba0515
+# %% ../nbs/80_plots.ipynb #5d3840b4
 def marginals(
     frame:pd.DataFrame, # long: arm, feature, value (numbers or level names); arm 'real' is the reference
     titles:dict|None=None, # feature -> panel title, with its unit
@@ -140,7 +140,7 @@ def marginals(
 def _shared_legend(fig, axes)->None:
     "One legend above all panels."
     found = {label: h for ax in axes.flat for h,label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(found.values(), found.keys(), loc='outside upper center', ncols=min(len(found), 5), fontsize=7, frameon=False)
+    fig.legend(found.values(), found.keys(), loc='outside upper center', ncols=len(found) if len(found) <= 5 else -(-len(found)//2), fontsize=7, frameon=False)
 
 # %% ../nbs/80_plots.ipynb #61827059
 def curves(

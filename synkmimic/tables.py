@@ -97,8 +97,8 @@ def cohort_table(
     wide = tidy.assign(Characteristic=name).pivot(index='Characteristic', columns='arm', values='text')
     return wide.loc[pd.unique(name), list(pd.unique(tidy.arm))].fillna('0 (0.0 %)').rename_axis(columns=None).reset_index()
 
-# %% ../nbs/81_tables.ipynb #38d0df99
-ARROWS = dict(lower='↓', higher='↑', zero='→ 0', half='→ 0.5', one='→ 1', target='→ real')
+# %% ../nbs/81_tables.ipynb #4887019f
+ARROWS = dict(lower='↓', higher='↑', zero='→ 0', half='→ 0.5', one='→ 1') # no arrow: as in real people
 
 def score_table(
     scores:pd.DataFrame, # tidy: metric, value, low, high, direction, arm
