@@ -21,7 +21,7 @@ from .privacy import membership
 from .stats import COLUMNS, not_estimable, require_same_schema
 from .utility import prediction
 
-# %% ../nbs/64_evaluation.ipynb #858ac6a6
+# %% ../nbs/64_evaluation.ipynb #2ce8c796
 @dataclass(frozen=True)
 class EvaluationConfig:
     "Options of the evaluation."
@@ -33,7 +33,7 @@ class EvaluationConfig:
     trts:bool = False # also train on real and test on synthetic
     max_stays:int = 2000 # a side, for the classifiers that tell real from synthetic
     c2st_folds:int = 2 # of people
-    gru_epochs:int = 8 # of the recurrent classifier; 0: none
+    gru_epochs:int = 6 # of the recurrent classifier; 0: none
     enough_stays:int = 30 # fewer stays on a side are noted as underpowered
     enough_deaths:int = 10 # fewer deaths are noted as underpowered
 

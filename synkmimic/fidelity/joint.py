@@ -192,7 +192,7 @@ def _importance(model, x, y, groups, g, top:int)->list[dict]:
     best = sorted(alone, key=lambda k: -alone[k].value)[:top]
     return [score('c2st_importance', k, alone[k]) for k in best if alone[k].value > 0.5]
 
-# %% ../../nbs/52_fidelity.joint.ipynb #4d27dae0
+# %% ../../nbs/52_fidelity.joint.ipynb #321d51a5
 def hour_tensor(cohort, mean, sd)->torch.Tensor: # (n,T,C) float32
     "What the network reads, hour by hour."
     m = cohort.mask
@@ -231,7 +231,7 @@ def _train_gru(x, y, epochs:int, hidden:int, seed:int)->HourClassifier:
 def c2st_gru(
     real, synth, # Cohorts
     seed:int=0,
-    epochs:int=8,
+    epochs:int=6,
     hidden:int=32,
     max_stays:int=2000, # a side
 )->list[dict]:
@@ -247,7 +247,7 @@ def c2st_gru(
         with torch.no_grad(): scores[fold == k] = net(x[fold == k]).numpy()
     return [score('c2st_auc_gru', 'all', mean_auc(y.numpy(), scores, fold))]
 
-# %% ../../nbs/52_fidelity.joint.ipynb #60333ad6
+# %% ../../nbs/52_fidelity.joint.ipynb #3650cc39
 DIRECTIONS = dict(spearman_difference='lower', mask_spearman_difference='lower', cramers_v_difference='lower', c2st_auc_raw='half',
                   c2st_auc_dequantised='half', c2st_auc_gru='half', c2st_importance='half')
 
@@ -257,7 +257,7 @@ def joint_scores(
     n_boot:int=200,
     seed:int=0,
     max_stays:int=2000, # a side, for the classifiers
-    gru_epochs:int=8, # 0: no recurrent network
+    gru_epochs:int=6, # 0: no recurrent network
     n_folds:int=2,
 )->pd.DataFrame: # tidy scores
     "Variables together: pairs, and classifiers that try to tell the cohorts apart."

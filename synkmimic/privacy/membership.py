@@ -15,7 +15,7 @@ from ..stats import (Estimate, bootstrap_weights, clopper_pearson, interval, min
                              score, score_frame, weighted_auc)
 from ..summaries import stay_summaries
 
-# %% ../../nbs/60_privacy.membership.ipynb #ef0323f3
+# %% ../../nbs/60_privacy.membership.ipynb #6d2acda9
 REPRESENTATIONS = ('summary', 'series', 'joint')
 
 def _scaled(x, ref)->np.ndarray: # (n,P) (m,P) -> (n,P)
@@ -32,6 +32,18 @@ def _hours(c)->np.ndarray: # (n, T*C) series without values
     states = [c.states[..., k, None] == np.arange(len(f.levels)) for k,f in enumerate(c.schema.states)]
     return np.concatenate([c.mask, c.flags, *states], -1).astype('float32').reshape(len(c), -1)
 
+def _summary(cohort, reference)->np.ndarray: # (n,P)
+    "Standardised stay summaries, scaled by their number."
+    x, ref = (stay_summaries(c, length=True, outcome=True).x for c in (cohort, reference))
+    return _scaled(x, ref)/np.float32(np.sqrt(x.shape[1]))
+
+def _series(cohort, reference)->np.ndarray: # (n,P)
+    "Standardised hours with mask, flags and states, scaled by their number."
+    F = cohort.values.shape[-1]
+    flat = _scaled(cohort.values.reshape(-1, F), reference.values.reshape(-1, F)).reshape(len(cohort), -1)
+    z = np.concatenate([flat, _hours(cohort)], 1)
+    return z/np.float32(np.sqrt(z.shape[1]))
+
 def represent(
     cohort, # Cohort to describe
     reference, # Cohort that sets the scale: the release
@@ -39,17 +51,8 @@ def represent(
 )->np.ndarray: # (n,P) float32; squared distances are per dimension
     "A stay as a vector."
     if which not in REPRESENTATIONS: raise SynkError(f'no representation {which!r}; there are {REPRESENTATIONS}')
-    def summary():
-        x, ref = (stay_summaries(c, length=True, outcome=True).x for c in (cohort, reference))
-        z = _scaled(x, ref)
-        return z/np.sqrt(z.shape[1])
-    def series():
-        F = cohort.values.shape[-1]
-        flat = _scaled(cohort.values.reshape(-1, F), reference.values.reshape(-1, F)).reshape(len(cohort), -1)
-        z = np.concatenate([flat, _hours(cohort)], 1)
-        return z/np.sqrt(z.shape[1])
-    parts = dict(summary=[summary], series=[series], joint=[summary, series])[which]
-    return np.concatenate([p() for p in parts], 1)
+    parts = dict(summary=(_summary,), series=(_series,), joint=(_summary, _series))[which]
+    return np.concatenate([p(cohort, reference) for p in parts], 1)
 
 # %% ../../nbs/60_privacy.membership.ipynb #e79991cb
 def nearest_distance(
@@ -105,7 +108,7 @@ def require_apart(train, holdout)->None:
     if both: raise SynkError(f'{len(both)} people are in train and in holdout; a membership attack needs two groups that share nobody. '
                              'Split with Cohort.split_by_subject.')
 
-# %% ../../nbs/60_privacy.membership.ipynb #b7ab045b
+# %% ../../nbs/60_privacy.membership.ipynb #da3a9fcf
 DIRECTIONS = dict(membership_auc='half', membership_tpr='lower', minimum_detectable_auc='target', closer_to_train='half')
 SCREEN = 'screen, not evidence of safety'
 MIN_STAYS = 30 # a side
@@ -128,8 +131,10 @@ def privacy_scores(
     people = np.r_[train.subject_id, holdout.subject_id]
     mda = minimum_detectable_auc(len(set(train.subject_id)), len(set(holdout.subject_id)))
     weak, rows, scores = f'underpowered: could miss an AUC below {mda:.2f}' if mda > 0.6 else '', [], {}
+    views = {which: [represent(c, synth, which) for c in (train, holdout, synth)] for which in ('summary', 'series')}
+    views['joint'] = [np.concatenate(pair, 1) for pair in zip(*views.values())]
     for which in REPRESENTATIONS:
-        xs = [represent(c, synth, which) for c in (train, holdout, synth)]
+        xs = views[which]
         scores[which] = -nearest_distance(np.concatenate(xs[:2]), xs[2])
         rows.append(score('membership_auc', which, auc_by_people(member, scores[which], people, n_boot, rng(seed, 'membership')), note=weak))
         for f in fprs:
