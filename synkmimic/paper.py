@@ -322,7 +322,7 @@ def open_run(
     known = what['settings'] if overrides == what['overrides'] else resolved(compose(overrides))
     return RunFolder(Path(run).resolve(), tuple(overrides), known, Path(out or what['figures']))
 
-# %% ../nbs/82_paper.ipynb #ea2df4d5
+# %% ../nbs/82_paper.ipynb #2e9c3d02
 OWNS = dict(a0_cohort=('registry', 'cohort'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',), a4_generate=('synthetic',))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
@@ -339,6 +339,7 @@ def notebook_of(name:str)->Path:
     if name not in have: raise ConfigError(f'there is no notebook {name!r}.{nearest(name, have)} There are: {", ".join(have)}.')
     return PAPER/f'{variant(name)[0]}.ipynb'
 
+# %% ../nbs/82_paper.ipynb #9a7429f8
 def dependencies()->dict[str, list[str]]: # notebook -> notebooks it needs
     "The `NEEDS` table of the Snakefile, which is its only home."
     table = re.search(r'^NEEDS = (dict\(.*?^\))', (ROOT/'Snakefile').read_text(encoding='utf-8'), re.M | re.S)[1]
@@ -357,6 +358,7 @@ def done_mark(run:Path, name:str, key:str)->Path:
     "The empty file that says that a notebook has succeeded with this key: another key is another file, and so missing."
     return run/'state'/f'{name}.{key}.done'
 
+# %% ../nbs/82_paper.ipynb #b7be8093
 def clear_stale(run:Path, name:str, key:str)->bool: # True when leftovers were removed
     "Keep the leftovers of an attempt with the same key, remove any other."
     state = run/'state'/f'{name}.json'
