@@ -91,7 +91,7 @@ class Registry:
 def _time(text): return text if len(text) > 5 else f'3021-05-01 {text}:00'
 def one(): return Registry().stay().chart('HR', '10:30', 80)
 def load(registry, tmp_path, **options):
-    return load_cohort('kmimic', registry.write(tmp_path/'registry'), cfg=DataConfig(**(dict(min_people=1) | options)))
+    return load_cohort('kmimic', registry.write(tmp_path/'registry'), cfg=DataConfig(**(dict(min_people=1, at_precision=False) | options)))
 def hours(cohort, name, n=4, i=0): return np.nan_to_num(cohort.value(name)[i, :n].astype(float),
                                                         nan=-1).round(4).tolist()
 def adds_up(report, root):
@@ -113,6 +113,11 @@ def test_fault_01_nothing_is_imputed_and_levels_are_learnt_on_train(tmp_path):
     moved = levels.apply(holdout)
     assert moved.schema == levels.apply(train).schema
     assert rare not in set(moved.static.admission_type.dropna())
+
+def test_hourly_means_are_given_at_the_charting_step(tmp_path):
+    r = one().chart('HR', '13:10', 90).chart('HR', '13:40', 93)
+    assert hours(load(r, tmp_path)[0], 'hr', 4)[3] == 91.5
+    assert hours(load(r, tmp_path, at_precision=True)[0], 'hr', 4)[3] == 92
 
 def test_fault_02_volumes_are_summed_and_intervals_split(tmp_path):
     r = one().out('FOLEY', '10:05', 30).out('FOLEY', '10:50', 50).give('10:30', '13:00', 150)
@@ -314,7 +319,7 @@ def test_extraction_is_deterministic_and_core_is_a_subset(simulated):
 # ---- open data ------------------------------------------------------------------------------------------------------
 @demo
 def test_the_mimic_demo_agrees_with_pandas():
-    c, report = load_cohort('mimiciv', DEMO)
+    c, report = load_cohort('mimiciv', DEMO, cfg=DataConfig(at_precision=False))
     stays = pd.read_csv(DEMO/'icu'/'icustays.csv.gz', parse_dates=['intime', 'outtime'])
     chart = pd.read_csv(DEMO/'icu'/'chartevents.csv.gz', usecols=['stay_id', 'charttime', 'itemid', 'valuenum'],
                         parse_dates=['charttime'])

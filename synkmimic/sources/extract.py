@@ -23,7 +23,7 @@ from ..core import ConfigError, DataError, write_text
 from ..schema import Feature, Schema
 from .concepts import Concept, unit_rows
 
-# %% ../../nbs/11_sources.extract.ipynb #3c3fdbff
+# %% ../../nbs/11_sources.extract.ipynb #8602e46f
 @dataclass(frozen=True)
 class DataConfig:
     "What is read, who is included, and on which grid."
@@ -38,6 +38,7 @@ class DataConfig:
     los_high:float = 10.0 # length of stay from which stays are dropped, days
     min_people:int = 11 # levels and codes seen in fewer people are merged or dropped
     features:str = 'all' # 'core': the numerical concepts marked `core` in the dictionary
+    at_precision:bool = True # hourly means and rates are given at the concept's charting step; False: as computed
     max_codes:int = 0 # most diagnosis (and most procedure) codes kept, by people; 0: no limit
     death_hours:float = 1.0 # a death this many hours after leaving the ICU still counts as death in the ICU
     carry_hours:float = 24.0 # an infusion with no further note is taken to run this many hours at most
@@ -481,7 +482,7 @@ def spread_pieces(x:Extraction, mode:str)->None:
         bool_or(v IS NULL), bool_or(v IS NOT NULL) FROM o GROUP BY stay, hour, concept''')
     x.con.execute('DROP TABLE pieces')
 
-# %% ../../nbs/11_sources.extract.ipynb #f6c0caca
+# %% ../../nbs/11_sources.extract.ipynb #0cee856c
 def _final(x:Extraction)->str:
     "SQL: one value per stay, hour and concept."
     inside = f'least({x.cfg.grid}, s.span - c.hour*{x.cfg.grid})'
@@ -510,6 +511,7 @@ def arrays(
     values[:, :, rates] = 0
     values[outside] = np.nan
     event, high = np.zeros(n, bool), np.array([np.inf if c.high is None else c.high for c in x.concepts])
+    step = np.array([(x.cfg.at_precision and c.precision) or np.nan for c in x.concepts])
     beyond = np.zeros(len(x.concepts), 'int64')
     for batch in x.con.sql(_final(x)).to_arrow_reader(1 << 20):
         stay, hour, concept, value, kind, happened = (batch.column(k).to_numpy(zero_copy_only=False)
@@ -518,6 +520,7 @@ def arrays(
         with np.errstate(invalid='ignore'): over = value > high[concept]
         beyond += np.bincount(concept[over], minlength=len(beyond))
         value = np.where(over, np.nan, value)
+        value = np.where(np.isnan(step[concept]), value, np.round(value/step[concept])*step[concept])
         for name,a in (('numerical', values), ('flag', flags), ('categorical', states)):
             here = kind == name
             a[stay[here], hour[here], column[concept[here]]] = value[here]
