@@ -6,7 +6,7 @@
 __all__ = ['PILLARS', 'EvaluationConfig', 'metric_registry', 'fidelity_scores', 'utility_scores', 'privacy_scores', 'power_notes',
            'evaluate_arms', 'evaluate']
 
-# %% ../nbs/64_evaluation.ipynb #349920fd
+# %% ../nbs/64_evaluation.ipynb #3aba61bf
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .cohort import Cohort
 from .core import SynkError, nearest, rng
 from .fidelity import clinical, joint, marginal, temporal
 from .privacy import membership
-from .stats import COLUMNS, not_estimable, require_same_schema
+from .stats import COLUMNS, require_same_schema
 from .utility import prediction
 
 # %% ../nbs/64_evaluation.ipynb #2ce8c796
@@ -39,41 +39,58 @@ class EvaluationConfig:
 
 PILLARS = ('fidelity', 'utility', 'privacy')
 
-# %% ../nbs/64_evaluation.ipynb #a4c7b691
+# %% ../nbs/64_evaluation.ipynb #7f62e3df
 _TEXT = dict(
-    ks='KS distance, one value per stay', ks_values='KS distance of all measured values', wasserstein='Wasserstein distance / real SD',
+    ks='KS distance, one value per stay', ks_values='KS distance of all measured values',
+    wasserstein='Wasserstein distance / real SD',
     spread_between='SD between stay means, synth / real', spread_within='SD within stays, synth / real',
-    spread_between_gap='mean |log spread ratio| between stays', spread_within_gap='mean |log spread ratio| within stays',
-    tvd='total variation distance of levels', prevalence_stays='share of stays, synth - real', prevalence_hours='share of hours, synth - real',
-    prevalence_stays_gap='mean |difference| in share of stays', prevalence_hours_gap='mean |difference| in share of hours',
+    spread_between_gap='mean |log spread ratio| between stays',
+    spread_within_gap='mean |log spread ratio| within stays',
+    tvd='total variation distance of levels', prevalence_stays='share of stays, synth - real',
+    prevalence_hours='share of hours, synth - real',
+    prevalence_stays_gap='mean |difference| in share of stays',
+    prevalence_hours_gap='mean |difference| in share of hours',
     missing_rate='missing share, synth - real', missing_rate_gap='mean |difference| of missing share',
-    missing_by_hour='mean over hours of |difference| of missing share', spearman_difference='mean |difference| of Spearman correlations',
+    missing_by_hour='mean over hours of |difference| of missing share',
+    spearman_difference='mean |difference| of Spearman correlations',
     mask_spearman_difference='the same, of how often measured', cramers_v_difference="mean |difference| of Cramer's V",
-    c2st_auc_raw='AUC real or synthetic, boosting on summaries', c2st_auc_dequantised='the same, after rounding and noise on both sides',
+    c2st_auc_raw='AUC real or synthetic, boosting on summaries',
+    c2st_auc_dequantised='the same, after rounding and noise on both sides',
     c2st_auc_gru='AUC real or synthetic, GRU on hours', c2st_importance='AUC of one variable alone, others permuted',
-    acf='within-stay autocorrelation', acf_gap='mean |difference| of autocorrelation over lags', step_ks='KS distance of hourly changes',
-    step_wasserstein='Wasserstein distance of hourly changes / real SD', transition_tvd='distance of transition matrices',
-    gap_ks='KS distance of gaps between measurements', count_ks='KS distance of measured share of hours', length_ks='KS distance of length of stay',
-    violation_stays='stays that break a clinical rule', violation_stays_real='the same, real stays', violation_difference='synth - real',
+    acf='within-stay autocorrelation', acf_gap='mean |difference| of autocorrelation over lags',
+    step_ks='KS distance of hourly changes',
+    step_wasserstein='Wasserstein distance of hourly changes / real SD',
+    transition_tvd='distance of transition matrices',
+    gap_ks='KS distance of gaps between measurements', count_ks='KS distance of measured share of hours',
+    length_ks='KS distance of length of stay',
+    violation_stays='stays that break a clinical rule', violation_stays_real='the same, real stays',
+    violation_difference='synth - real',
     violation_hours='hours that break a clinical rule', violation_hours_real='the same, real stays',
-    auroc='AUROC, in-hospital death', auprc='average precision', brier='Brier score', auroc_difference='AUROC, TSTR - TRTR',
+    auroc='AUROC, in-hospital death', auprc='average precision', brier='Brier score',
+    auroc_difference='AUROC, TSTR - TRTR',
     equivalence_p='p of two one-sided tests within the margin', membership_auc='membership attack, AUC',
-    membership_tpr='membership attack, true positives at the stated false positives', minimum_detectable_auc='smallest AUC this n could show',
+    membership_tpr='membership attack, true positives at the stated false positives',
+    minimum_detectable_auc='smallest AUC this n could show',
     closer_to_train='share nearer to train than to holdout (screen)')
+
+# %% ../nbs/64_evaluation.ipynb #ab35571b
 _SIGNED = ('prevalence_stays', 'prevalence_hours', 'missing_rate', 'violation_difference', 'auroc_difference', 'acf')
-_OPEN = ('wasserstein', 'step_wasserstein', 'spread_between', 'spread_within', 'spread_between_gap', 'spread_within_gap')
+_OPEN = ('wasserstein', 'step_wasserstein', 'spread_between', 'spread_within', 'spread_between_gap',
+         'spread_within_gap')
 _IDEAL = dict(lower=0., zero=0., higher=1., one=1., half=0.5, target=None)
 
 def metric_registry()->pd.DataFrame: # name, pillar, direction, low, high, ideal, text
     "What can be measured, and what is good."
     rows = []
-    for pillar,modules in dict(fidelity=(marginal, joint, temporal, clinical), utility=(prediction,), privacy=(membership,)).items():
+    for pillar,modules in dict(fidelity=(marginal, joint, temporal, clinical), utility=(prediction,),
+                               privacy=(membership,)).items():
         for name,direction in ((k, d) for m in modules for k,d in m.DIRECTIONS.items()):
-            top = 2. if name in ('spearman_difference', 'mask_spearman_difference', 'acf_gap') else np.inf if name in _OPEN else 1.
+            top = 2. if name in ('spearman_difference', 'mask_spearman_difference',
+                                 'acf_gap') else np.inf if name in _OPEN else 1.
             rows.append((name, pillar, direction, -1. if name in _SIGNED else 0., top, _IDEAL[direction], _TEXT[name]))
     return pd.DataFrame(rows, columns=['metric', 'pillar', 'direction', 'low', 'high', 'ideal', 'text'])
 
-# %% ../nbs/64_evaluation.ipynb #fb52991a
+# %% ../nbs/64_evaluation.ipynb #5cb3d3ab
 def fidelity_scores(real:Cohort, synth:Cohort, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0)->pd.DataFrame:
     "Marginal, joint, temporal and clinical scores of `synth` against `real`."
     return pd.concat([marginal.marginal_scores(real, synth, cfg.n_boot, seed),
@@ -83,13 +100,14 @@ def fidelity_scores(real:Cohort, synth:Cohort, cfg:EvaluationConfig=EvaluationCo
 
 def utility_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0, trtr=None)->pd.DataFrame:
     "In-hospital death, trained on real and on synthetic stays; `synth` None gives the real arm alone."
-    return prediction.utility_scores(train, holdout, synth, cfg.models, cfg.horizon, cfg.margin, cfg.n_boot, seed, cfg.trts, trtr=trtr)
+    return prediction.utility_scores(train, holdout, synth, cfg.models, cfg.horizon, cfg.margin, cfg.n_boot, seed,
+                                     cfg.trts, trtr=trtr)
 
 def privacy_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0)->pd.DataFrame:
     "Membership inference."
     return membership.privacy_scores(train, holdout, synth, cfg.n_boot, seed)
 
-# %% ../nbs/64_evaluation.ipynb #71a1003d
+# %% ../nbs/64_evaluation.ipynb #0e89f53e
 def power_notes(cfg:EvaluationConfig, deaths:dict[str, int], stays:dict[str, int])->str: # '' when all is well
     "What is too small for a firm statement."
     weak = [f'{n} stays in {k}' for k,n in stays.items() if n < cfg.enough_stays]
@@ -100,23 +118,27 @@ def _noted(scores:pd.DataFrame, note:str)->pd.DataFrame:
     "The note appended to every row that has a number."
     if not note: return scores
     bare = ~scores.note.str.startswith('not estimable')
-    return scores.assign(note=np.where(bare, scores.note.where(scores.note == '', scores.note + '; ') + note, scores.note))
+    return scores.assign(note=np.where(bare, scores.note.where(scores.note == '', scores.note + '; ') + note,
+                                       scores.note))
 
 def _check(train, holdout, arms, pillars)->None:
     "Everything that would make the comparison meaningless."
     odd = [p for p in pillars if p not in PILLARS]
     if odd: raise SynkError(f'unknown pillars {odd}; there are {PILLARS}.{nearest(odd[0], PILLARS)}')
-    if 'real' in arms: raise SynkError("the arm 'real' is added by the evaluation itself; give this cohort another name")
+    if 'real' in arms:
+        raise SynkError("the arm 'real' is added by the evaluation itself; give this cohort another name")
     require_same_schema(train, holdout, *arms.values())
     membership.require_apart(train, holdout)
     empty = [k for k,c in dict(train=train, holdout=holdout, **arms).items() if len(c) < 2]
     if empty: raise SynkError(f'nothing to evaluate: fewer than two stays in {empty}')
 
-# %% ../nbs/64_evaluation.ipynb #3261e2fc
+# %% ../nbs/64_evaluation.ipynb #b87f9749
 def _real_arm(train, holdout, n:int, pillars, cfg, seed:int, trtr)->pd.DataFrame:
     "What real people score: the band, the yardstick, the ceiling."
     parts = []
-    if 'fidelity' in pillars: parts.append(fidelity_scores(holdout, train.take(np.sort(rng(seed, 'evaluation', 'band').permutation(len(train))[:n])), cfg, seed))
+    if 'fidelity' in pillars:
+        some = np.sort(rng(seed, 'evaluation', 'band').permutation(len(train))[:n])
+        parts.append(fidelity_scores(holdout, train.take(some), cfg, seed))
     if 'utility' in pillars: parts.append(utility_scores(train, holdout, None, cfg, seed, trtr))
     if 'privacy' in pillars:
         people, person = np.unique(holdout.subject_id.astype(str), return_inverse=True)
@@ -135,6 +157,7 @@ def _synth_arm(train, holdout, synth, pillars, cfg, seed:int, trtr)->pd.DataFram
     if 'privacy' in pillars: parts.append(privacy_scores(train, holdout, synth, cfg, seed))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../nbs/64_evaluation.ipynb #30ebe302
 def evaluate_arms(
     train:Cohort, # the generator's people
     holdout:Cohort, # people no fit has seen
@@ -153,11 +176,13 @@ def evaluate_arms(
     frames, most = [], max((len(c) for c in arms.values()), default=len(train))
     for name,c in (({'real': None} if real else {}) | arms).items():
         started = time.perf_counter()
-        one = _real_arm(train, holdout, most, pillars, cfg, seed, trtr) if c is None else _synth_arm(train, holdout, c, pillars, cfg, seed, trtr)
+        one = _real_arm(train, holdout, most, pillars, cfg, seed,
+                        trtr) if c is None else _synth_arm(train, holdout, c, pillars, cfg, seed, trtr)
         who = dict(train=train, holdout=holdout) | ({} if c is None else {name: c})
         stays = {k: len(v) for k,v in who.items()}
         few = power_notes(cfg, {k: died(v) for k,v in who.items()}, stays)
-        one = pd.concat([_noted(g, few if p == 'utility' else power_notes(cfg, {}, stays)) for p,g in one.groupby('pillar', sort=False)])
+        one = pd.concat([_noted(g, few if p == 'utility' else power_notes(cfg, {}, stays)) for p,
+                         g in one.groupby('pillar', sort=False)])
         frames.append(one.assign(arm=name))
         if progress: progress(f'evaluated {name}: {len(one)} scores in {time.perf_counter() - started:.1f} s')
     return pd.concat(frames, ignore_index=True)[['arm', *COLUMNS]]

@@ -33,7 +33,7 @@ class Estimate:
         "Whether `x` lies inside the interval, ends included."
         return bool(self.low <= x <= self.high)
 
-# %% ../nbs/50_stats.ipynb #e5c02c57
+# %% ../nbs/50_stats.ipynb #a76db09a
 COLUMNS = ('pillar', 'metric', 'feature', 'group', 'value', 'low', 'high', 'n', 'direction', 'note')
 
 def score(metric:str, feature:str, estimate:Estimate, group:str='', note:str='')->dict:
@@ -49,7 +49,8 @@ def no_score(metric:str, feature:str, reason:str, group:str='', n:int=0)->dict:
 def score_frame(rows:list[dict], pillar:str, directions:dict[str, str])->pd.DataFrame: # COLUMNS
     "Rows of one pillar as a checked tidy frame."
     d = pd.DataFrame(rows, columns=['metric', 'feature', 'group', 'value', 'low', 'high', 'n', 'note'])
-    silent = ~d.note.str.startswith('not estimable') & ~np.isfinite(d[['value', 'low', 'high']].astype(float)).all(axis=1)
+    silent = ~d.note.str.startswith('not estimable') & ~np.isfinite(d[['value', 'low',
+                                                                       'high']].astype(float)).all(axis=1)
     if silent.any(): raise SynkError(f'a score has no number and no reason: {d[silent].iloc[0].to_dict()}')
     d = d.assign(pillar=pillar, direction=d.metric.map(directions).fillna('target'))
     d = d.astype(dict(value='float64', low='float64', high='float64', n='int64'))
@@ -63,7 +64,7 @@ def not_estimable(scores:pd.DataFrame)->pd.DataFrame:
     "The rows that say why there is no number."
     return scores[scores.note.str.startswith('not estimable')]
 
-# %% ../nbs/50_stats.ipynb #3f5d838d
+# %% ../nbs/50_stats.ipynb #ca314c60
 def require_same_schema(*cohorts)->None:
     "Raise unless all cohorts have the same variables, levels, outcomes and hours."
     first = cohorts[0].schema
@@ -76,7 +77,8 @@ def require_same_schema(*cohorts)->None:
                                 'Compare cohorts made with one schema.')
         for what in ('outcomes', 'hours', 'grid_hours'):
             if getattr(first, what) != getattr(s, what):
-                raise SynkError(f'the cohorts have different schemas: {what} is {getattr(first, what)} and {getattr(s, what)}')
+                raise SynkError(f'the cohorts have different schemas: {what} is {getattr(first, what)} and '
+                                f'{getattr(s, what)}')
 
 # %% ../nbs/50_stats.ipynb #a01be56f
 def bootstrap_weights(
@@ -130,7 +132,7 @@ def paired_bootstrap(a, b, subject_id, n_boot:int=200, rng=None, weighted:bool=T
     "Interval of the difference of two statistics `a - b` on the same people, resampled together."
     return cluster_bootstrap(lambda w: a(w) - b(w), subject_id, n_boot, rng, weighted, **kw)
 
-# %% ../nbs/50_stats.ipynb #82dd8e2d
+# %% ../nbs/50_stats.ipynb #7c02ee8e
 def two_sample_weights(
     real, # Cohort
     synth, # Cohort
@@ -153,14 +155,16 @@ def bootstrap_rows(
     rows, boots = [], []
     for key,v in found.items():
         feature, group = key if isinstance(key, tuple) else (key, '')
-        reason = v if isinstance(v, str) else '' if np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1 else 'too few stays'
+        enough = not isinstance(v, str) and np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1
+        reason = '' if enough else v if isinstance(v, str) else 'too few stays'
         if reason: rows.append(no_score(metric, feature, reason, group)); continue
         rows.append(score(metric, feature, interval(v[0][0], v[0][1:], v[1], centred=centred, bounds=bounds), group))
         boots.append((size(v[0]), v[1]))
     if not overall: return rows
     if not boots: return rows + [no_score(overall, 'all', 'no feature could be compared')]
     with np.errstate(invalid='ignore'): mean = np.nanmean([b for b,_ in boots], 0)
-    return rows + [score(overall, 'all', interval(mean[0], mean[1:], max(n for _,n in boots), centred=True, bounds=(0, np.inf)))]
+    return rows + [score(overall, 'all',
+                         interval(mean[0], mean[1:], max(n for _,n in boots), centred=True, bounds=(0, np.inf)))]
 
 # %% ../nbs/50_stats.ipynb #d3cdd64c
 def wilson(k, n, level:float=0.95):
@@ -187,7 +191,7 @@ def rate_difference(k1:int, n1:int, k0:int, n0:int, level:float=0.95)->Estimate:
     low, high = p1 - p0 - np.hypot(p1 - l1, h0 - p0), p1 - p0 + np.hypot(h1 - p1, p0 - l0)
     return Estimate(float(p1 - p0), float(low), float(high), int(min(n1, n0)))
 
-# %% ../nbs/50_stats.ipynb #df94e0c9
+# %% ../nbs/50_stats.ipynb #95446e03
 def _shares(y, scores)->tuple: # (k,n1) (k,n0)
     "Each case's and each control's share of right pairs, per score."
     y, s = np.asarray(y, bool), np.atleast_2d(np.asarray(scores, float))
@@ -210,13 +214,15 @@ def delong(y, score, level:float=0.95)->Estimate:
     value, se, m = float(value[0]), float(np.sqrt(max(var[0, 0], 0))), min(np.sum(y), np.sum(~np.asarray(y, bool)))
     z, edge = sps.norm.ppf(0.5 + level/2), ((1 - level)/2)**(1/m)
     low, high = np.clip((value - z*se, value + z*se), 0, 1)
-    if se == 0: low, high = (edge, 1.) if value == 1 else (0., 1 - edge) if value == 0 else (0., 1.) if m < 2 else (low, high)
+    if se == 0 and value in (0, 1): low, high = (edge, 1.) if value == 1 else (0., 1 - edge)
+    elif se == 0 and m < 2: low, high = 0., 1.
     return Estimate(value, float(low), float(high), len(y))
 
 def delong_difference(y, a, b, level:float=0.95)->tuple: # Estimate, standard error
     "AUC of `a` minus AUC of `b` on the same stays, and its standard error."
     value, cov = auc_covariance(y, np.stack([a, b]))
-    d, se, z = float(value[0] - value[1]), float(np.sqrt(max(cov[0, 0] + cov[1, 1] - 2*cov[0, 1], 0))), sps.norm.ppf(0.5 + level/2)
+    d, se, z = float(value[0] - value[1]), float(np.sqrt(max(cov[0, 0] + cov[1, 1] - 2*cov[0, 1],
+                                                             0))), sps.norm.ppf(0.5 + level/2)
     return Estimate(d, d - z*se, d + z*se, len(y)), se
 
 # %% ../nbs/50_stats.ipynb #e58a5334

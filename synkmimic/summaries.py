@@ -13,7 +13,7 @@ import numpy as np
 
 from .core import SynkError
 
-# %% ../nbs/48_summaries.ipynb #9547b4f0
+# %% ../nbs/48_summaries.ipynb #ffc17cf6
 @dataclass(frozen=True)
 class Summary:
     "One row per stay with named columns."
@@ -23,7 +23,8 @@ class Summary:
 
     def join(self, other:'Summary')->'Summary':
         "Columns of both."
-        return Summary(np.concatenate([self.x, other.x], 1), self.variable + other.variable, self.statistic + other.statistic)
+        return Summary(np.concatenate([self.x, other.x], 1), self.variable + other.variable,
+                       self.statistic + other.statistic)
 
     def groups(self)->dict[str, list[int]]:
         "Column positions of each variable."
@@ -35,7 +36,7 @@ def _columns(x, names, statistic)->Summary:
     "Columns of one statistic."
     return Summary(np.asarray(x, 'float32').reshape(len(x), len(names)), tuple(names), (statistic,)*len(names))
 
-# %% ../nbs/48_summaries.ipynb #0cfebe60
+# %% ../nbs/48_summaries.ipynb #d51fcea5
 STATISTICS = ('mean', 'min', 'max', 'last', 'std', 'count')
 
 def value_summaries(
@@ -50,15 +51,18 @@ def value_summaries(
     mean = zero.sum(1, dtype='float64')/np.maximum(k, 1)
     last = values.shape[1] - 1 - m[:, ::-1].argmax(1)
     ways = dict(mean=lambda: mean*seen, count=lambda: k,
-                min=lambda: np.where(m, values, np.inf).min(1)*seen, max=lambda: np.where(m, values, -np.inf).max(1)*seen,
+                min=lambda: np.where(m, values, np.inf).min(1)*seen,
+                max=lambda: np.where(m, values, -np.inf).max(1)*seen,
                 last=lambda: np.take_along_axis(zero, last[:, None], 1)[:, 0]*seen,
-                std=lambda: np.sqrt((np.where(m, values - mean[:, None], 0)**2).sum(1)/np.maximum(k - 1, 1))*np.where(k > 1, 1., np.nan))
+                std=lambda: np.sqrt((np.where(m, values - mean[:, None],
+                                              0)**2).sum(1)/np.maximum(k - 1, 1))*np.where(k > 1, 1., np.nan))
     odd = [s for s in statistics if s not in ways]
     if odd: raise SynkError(f'unknown statistics {odd}; there are {list(ways)}')
     with np.errstate(invalid='ignore'): parts = [_columns(ways[s](), names, s) for s in statistics]
-    return Summary(np.concatenate([p.x for p in parts], 1), sum((p.variable for p in parts), ()), sum((p.statistic for p in parts), ()))
+    return Summary(np.concatenate([p.x for p in parts], 1), sum((p.variable for p in parts), ()),
+                   sum((p.statistic for p in parts), ()))
 
-# %% ../nbs/48_summaries.ipynb #1dedddac
+# %% ../nbs/48_summaries.ipynb #04ea7dce
 def static_summaries(
     cohort, # Cohort
     roles:tuple[str, ...]=('admission', 'discharge'), # which static variables
@@ -83,14 +87,16 @@ def stay_summaries(
 )->Summary:
     "Everything about a stay up to `hours`, as one row."
     s, h = cohort.schema, cohort.n_hours if hours is None else hours
-    if not 1 <= h <= cohort.n_hours: raise SynkError(f'the window of {h} steps does not fit the grid of {cohort.n_hours}')
+    if not 1 <= h <= cohort.n_hours:
+        raise SynkError(f'the window of {h} steps does not fit the grid of {cohort.n_hours}')
     out = static_summaries(cohort, roles).join(value_summaries(cohort.values[:, :h], s.names('values'), statistics))
     if s.flags: out = out.join(_columns(cohort.flags[:, :h].sum(1), s.names('flags'), 'hours'))
     for k,f in enumerate(s.states):
         x = (cohort.states[:, :h, k, None] == np.arange(len(f.levels))).sum(1)
         out = out.join(Summary(x.astype('float32'), (f.name,)*len(f.levels), tuple(map(str, f.levels))))
     if length: out = out.join(_columns(cohort.length[:, None], ['length'], 'value'))
-    if outcome: out = out.join(_columns((cohort.outcome[:, None] == np.arange(len(s.outcomes))), ['outcome']*len(s.outcomes), 'class'))
+    if outcome: out = out.join(_columns((cohort.outcome[:, None] == np.arange(len(s.outcomes))),
+                                        ['outcome']*len(s.outcomes), 'class'))
     return out
 
 # %% ../nbs/48_summaries.ipynb #e1bbd890

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from synkmimic.core import SynkError
-from synkmimic.models.controls import CONTROLS, IndependentMarginals, LabelShuffled, Leak, NoisyCopy, TimeShuffled, VerbatimCopy
+from synkmimic.models.controls import (CONTROLS, IndependentMarginals, LabelShuffled, Leak, NoisyCopy, TimeShuffled,
+                                       VerbatimCopy)
 from synkmimic.toy import toy_cohort
 
 
@@ -66,6 +67,7 @@ def test_leak_has_its_dose(train, share):
 
 @pytest.mark.parametrize('make,words', [(lambda t: VerbatimCopy().sample(3), 'has not been fitted'),
                                         (lambda t: VerbatimCopy().fit(t).sample(0), 'cannot sample 0'),
-                                        (lambda t: Leak(2, t).fit(t).sample(9), '0..1'), (lambda t: Leak(0.5).fit(t).sample(9), 'innocent')])
+                                        (lambda t: Leak(2, t).fit(t).sample(9), '0..1'),
+                                        (lambda t: Leak(0.5).fit(t).sample(9), 'innocent')])
 def test_errors(train, make, words):
     with pytest.raises(SynkError, match=words): make(train)

@@ -29,7 +29,8 @@ def people(): return toy_cohort(1000, seed=0).split_by_subject(seed=0)
 def matrix(people):
     "Every control through every pillar, once."
     train, holdout = people
-    arms = {k: c().fit(train).sample(len(train)) for k,c in CONTROLS.items()} | {'fresh': toy_cohort(len(train), seed=5)}
+    arms = {k: c().fit(train).sample(len(train)) for k,
+            c in CONTROLS.items()} | {'fresh': toy_cohort(len(train), seed=5)}
     return evaluate_arms(train, holdout, arms, QUICK)
 
 
@@ -42,7 +43,8 @@ def get(matrix, arm, metric, feature='all', group=''):
 MARGINAL = ['ks', 'ks_values', 'wasserstein', 'tvd', 'missing_rate_gap', 'prevalence_stays_gap', 'missing_by_hour']
 
 
-@pytest.mark.parametrize('metric', [*MARGINAL, 'spearman_difference', 'acf_gap', 'step_ks', 'transition_tvd', 'gap_ks', 'length_ks'])
+@pytest.mark.parametrize('metric', [*MARGINAL, 'spearman_difference', 'acf_gap', 'step_ks', 'transition_tvd', 'gap_ks',
+                                    'length_ks'])
 @pytest.mark.parametrize('arm', ['verbatim_copy', 'fresh'])
 def test_copy_and_fresh_lie_in_the_band(matrix, arm, metric):
     feature = 'length' if metric == 'length_ks' else 'all'
@@ -50,16 +52,21 @@ def test_copy_and_fresh_lie_in_the_band(matrix, arm, metric):
     assert get(matrix, arm, metric, feature).low <= band.high + 0.01
 
 
-@pytest.mark.parametrize('arm,metric,factor', [('independent_marginals', 'spearman_difference', 3), ('independent_marginals', 'acf_gap', 5),
-    ('independent_marginals', 'step_ks', 3), ('independent_marginals', 'transition_tvd', 5), ('independent_marginals', 'spread_between_gap', 5),
+@pytest.mark.parametrize('arm,metric,factor',
+                         [('independent_marginals', 'spearman_difference', 3), ('independent_marginals', 'acf_gap', 5),
+    ('independent_marginals', 'step_ks', 3), ('independent_marginals', 'transition_tvd', 5),
+    ('independent_marginals', 'spread_between_gap', 5),
     ('time_shuffled', 'acf_gap', 5), ('time_shuffled', 'step_ks', 3), ('time_shuffled', 'transition_tvd', 5)])
 def test_the_right_control_fails(matrix, arm, metric, factor):
     bad, band = get(matrix, arm, metric), get(matrix, 'real', metric)
     assert bad.low > band.high and bad.value > factor*band.value
 
 
-@pytest.mark.parametrize('arm,metric', [('independent_marginals', 'ks_values'), ('independent_marginals', 'wasserstein'), ('independent_marginals', 'missing_rate_gap'),
-    ('independent_marginals', 'missing_by_hour'), ('time_shuffled', 'ks'), ('time_shuffled', 'spearman_difference'), ('label_shuffled', 'acf_gap')])
+@pytest.mark.parametrize('arm,metric',
+                         [('independent_marginals', 'ks_values'), ('independent_marginals', 'wasserstein'),
+                          ('independent_marginals', 'missing_rate_gap'),
+    ('independent_marginals', 'missing_by_hour'), ('time_shuffled', 'ks'), ('time_shuffled', 'spearman_difference'),
+    ('label_shuffled', 'acf_gap')])
 def test_and_only_that(matrix, arm, metric):
     assert get(matrix, arm, metric).low <= get(matrix, 'real', metric).high + 0.02
 
@@ -77,7 +84,8 @@ def test_membership(matrix):
     for attack in ('summary', 'series', 'joint', 'best'):
         e = {a: get(matrix, a, 'membership_auc', attack) for a in matrix.arm.unique()}
         assert e['verbatim_copy'].value > 0.99 and e['noisy_copy'].value > 0.95
-        for arm in ('real', 'fresh', 'independent_marginals'): assert e[arm].low - 0.01 <= 0.5 <= e[arm].high + 0.01, (arm, attack)
+        for arm in ('real', 'fresh',
+                    'independent_marginals'): assert e[arm].low - 0.01 <= 0.5 <= e[arm].high + 0.01, (arm, attack)
     assert get(matrix, 'verbatim_copy', 'closer_to_train', 'joint').note == 'screen, not evidence of safety'
 
 
@@ -104,7 +112,8 @@ def test_independent_marginals_teach_a_random_direction(people):
     "One model fitted to noise may score high or low on real people; over draws it averages one half."
     train, holdout = people
     draws = [CONTROLS['independent_marginals']().fit(train).sample(500, seed=k) for k in range(8)]
-    auc = [utility_scores(train, holdout, c, models=('logistic',), n_boot=5).query("group == 'TSTR' and metric == 'auroc'").value.iloc[0] for c in draws]
+    auc = [utility_scores(train, holdout, c, models=('logistic',),
+                          n_boot=5).query("group == 'TSTR' and metric == 'auroc'").value.iloc[0] for c in draws]
     assert 0.3 < np.mean(auc) < 0.7 and np.std(auc) > 0.1, auc
 
 
@@ -136,17 +145,22 @@ def test_degenerate_cohorts_give_reasons(small, what):
     values = synth.values.copy()
     if what == 'constant': values[..., k] = np.where(synth.mask[..., k], 1, np.nan)
     if what == 'unmeasured': values[..., k] = np.nan
-    changes = dict(constant=dict(values=values), unmeasured=dict(values=values), nobody_dies=dict(outcome=np.zeros(80, int)),
-                   never_flagged=dict(flags=np.zeros_like(synth.flags)), tiny={})[what] if what != 'one_hour_stays' else dict(
+    changes = dict(constant=dict(values=values), unmeasured=dict(values=values),
+                   nobody_dies=dict(outcome=np.zeros(80, int)),
+                   never_flagged=dict(flags=np.zeros_like(synth.flags)),
+                   tiny={})[what] if what != 'one_hour_stays' else dict(
                    length=np.ones(80, int), values=np.where((np.arange(24) < 1)[:, None], values, np.nan),
-                   flags=synth.flags*(np.arange(24) < 1)[:, None], states=np.where((np.arange(24) < 1)[:, None], synth.states, -1))
+                   flags=synth.flags*(np.arange(24) < 1)[:, None],
+                   states=np.where((np.arange(24) < 1)[:, None], synth.states, -1))
     c = spoiled(synth, **changes).validate()
     if what == 'tiny': c = c.take(np.arange(12))
     d = evaluate_arms(train, holdout, dict(bad=c), replace(QUICK, n_boot=20, gru_epochs=1), real=False)
     numbers = ~d.note.str.startswith('not estimable')
-    assert np.isfinite(d.loc[numbers, ['value', 'low', 'high']]).all(axis=None) and d.loc[~numbers, 'value'].isna().all()
+    assert np.isfinite(d.loc[numbers, ['value', 'low', 'high']]).all(axis=None) and d.loc[~numbers,
+                                                                                          'value'].isna().all()
     if what == 'unmeasured': assert (d[d.feature == 'crea'].note.str.startswith('not estimable')).any()
-    if what == 'nobody_dies': assert 'single outcome class' in d[(d.metric == 'auroc') & (d.group == 'TSTR')].note.iloc[0]
+    if what == 'nobody_dies':
+        assert 'single outcome class' in d[(d.metric == 'auroc') & (d.group == 'TSTR')].note.iloc[0]
     if what == 'tiny': assert d[d.metric == 'ks'].note.str.contains('underpowered: 12 stays in bad').any()
 
 
@@ -157,7 +171,8 @@ def test_never_measured_on_both_sides(small):
         v = c.values.copy()
         v[..., k] = np.nan
         return spoiled(c, values=v)
-    d = evaluate_arms(*(without(c) for c in (train, holdout)), dict(synth=without(synth)), replace(QUICK, n_boot=20, gru_epochs=1), real=False)
+    d = evaluate_arms(*(without(c) for c in (train, holdout)), dict(synth=without(synth)),
+                      replace(QUICK, n_boot=20, gru_epochs=1), real=False)
     assert (d[(d.feature == 'temp') & (d.metric == 'ks')].note == 'not estimable: never measured').all()
 
 
@@ -173,7 +188,8 @@ def test_deaths_are_counted(small):
 
 @pytest.mark.parametrize('call', [marginal_scores, joint_scores, temporal_scores, clinical_scores])
 def test_schemas_must_agree(call, small):
-    with pytest.raises(SynkError, match='different schemas: hours is 24 and 30'): call(small[0], toy_cohort(40, hours=30))
+    with pytest.raises(SynkError, match='different schemas: hours is 24 and 30'): call(small[0],
+                                                                                       toy_cohort(40, hours=30))
     s = small[2].schema
     fewer = replace(small[2], schema=replace(s, values=s.values[1:]), values=small[2].values[..., 1:])
     with pytest.raises(SynkError, match="values differ in .'hr'."): call(small[0], fewer)
@@ -201,7 +217,8 @@ def test_train_is_never_used_to_scale_the_attack(small):
     train, holdout, synth = small
     grown = spoiled(train, static=train.static.assign(weight=train.static.weight*1.5))
     pick = lambda d: d[(d.metric == 'membership_auc') & (d.feature == 'series')].value.iloc[0]
-    assert pick(privacy_scores(train, holdout, synth, n_boot=5)) == pick(privacy_scores(grown, holdout, synth, n_boot=5))
+    assert pick(privacy_scores(train, holdout, synth, n_boot=5)) == pick(privacy_scores(grown, holdout, synth,
+                                                                                        n_boot=5))
 
 
 # statistics, beyond what the notebook shows
@@ -218,7 +235,7 @@ def test_null_size_of_the_membership_interval():
     g, out = rng(3), 0
     for _ in range(200):
         y, s = np.repeat([1, 0], 100), g.standard_normal(200)
-        e = stats.cluster_bootstrap(lambda w: stats.weighted_auc(y, s, w), np.arange(200), 200, g)
+        e = stats.cluster_bootstrap(lambda w, y=y, s=s: stats.weighted_auc(y, s, w), np.arange(200), 200, g)
         out += not e.contains(0.5)
     assert sps.binomtest(out, 200, 0.05).pvalue > 0.01
 

@@ -6,14 +6,15 @@
 __all__ = ['DEAD', 'FEMALE', 'MALE', 'RULES', 'DIRECTIONS', 'pressure_order', 'haematocrit_ratio', 'direct_bilirubin',
            'blood_gas', 'in_range', 'nothing_after_the_stay', 'outcome_and_place', 'sex_and_codes', 'clinical_scores']
 
-# %% ../../nbs/54_fidelity.clinical.ipynb #20bd4854
+# %% ../../nbs/54_fidelity.clinical.ipynb #9584417a
 import numpy as np
 import pandas as pd
 
 from ..core import rng
-from ..stats import bootstrap_rows, no_score, rate, rate_difference, require_same_schema, score, score_frame, two_sample_weights
+from ..stats import (bootstrap_rows, no_score, rate, rate_difference, require_same_schema, score, score_frame,
+                             two_sample_weights)
 
-# %% ../../nbs/54_fidelity.clinical.ipynb #77b6bdca
+# %% ../../nbs/54_fidelity.clinical.ipynb #7717f79d
 def _hourly(c, *names):
     "Hourly numbers by concept name, or None if one does not exist."
     return [c.value(f) for f in names] if set(names) <= set(c.schema.names('values')) else None
@@ -49,6 +50,7 @@ def blood_gas(c, tolerance:float=0.15):
     checked = np.isfinite(ph + v[0])
     return checked, checked & (np.abs(v[0] - ph) > tolerance)
 
+# %% ../../nbs/54_fidelity.clinical.ipynb #225c8448
 def in_range(c):
     "Every hourly number lies in the schema's range (hours with any measurement are checked)."
     low, high = (np.array([d if b is None else b for b in bounds], 'float32') for bounds,d in
@@ -61,7 +63,7 @@ def nothing_after_the_stay(c):
     charted = c.mask.any(-1) | (c.flags > 0).any(-1) | (c.states >= 0).any(-1)
     return np.ones(len(c), bool), (charted & ~c.inside).any(1)
 
-# %% ../../nbs/54_fidelity.clinical.ipynb #4ccb5428
+# %% ../../nbs/54_fidelity.clinical.ipynb #5659368c
 DEAD = ('died', 'expired', 'dead', 'death')
 FEMALE = tuple(f'n{k}' for k in range(70, 99)) + tuple(f'c{k}' for k in range(51, 59))
 MALE = tuple(f'n{k}' for k in range(40, 52)) + tuple(f'c{k}' for k in range(60, 64))
@@ -70,7 +72,8 @@ def outcome_and_place(c):
     "Discharge place `Died` if and only if the outcome is a death."
     if 'discharge_location' not in c.static or c.schema.feature('discharge_location').kind != 'categorical': return None
     f = c.schema.feature('discharge_location')
-    dead = np.isin(c.static['discharge_location'].cat.codes, [k for k,l in enumerate(f.levels) if str(l).lower() in DEAD])
+    dead = np.isin(c.static['discharge_location'].cat.codes,
+                   [k for k,l in enumerate(f.levels) if str(l).lower() in DEAD])
     checked = c.static['discharge_location'].notna().to_numpy() & any(str(l).lower() in DEAD for l in f.levels)
     return (checked, checked & (dead != (c.outcome > 0))) if checked.any() else None
 
@@ -90,13 +93,17 @@ def sex_and_codes(c):
     checked = np.isin(sex, ('F', 'M'))
     return checked, ((sex == 'M') & any_of(of_women)) | ((sex == 'F') & any_of(of_men))
 
-RULES = {'dbp <= map <= sbp': pressure_order, 'arterial dbp <= map <= sbp': lambda c: pressure_order(c, ('dbp_art', 'map_art', 'sbp_art')),
-         'hct about 3 x hgb': haematocrit_ratio, 'direct <= total bilirubin': direct_bilirubin, 'pH, HCO3 and pCO2 agree': blood_gas,
-         'in range': in_range, 'nothing after the stay': nothing_after_the_stay, 'death and discharge place agree': outcome_and_place,
+RULES = {'dbp <= map <= sbp': pressure_order,
+         'arterial dbp <= map <= sbp': lambda c: pressure_order(c, ('dbp_art', 'map_art', 'sbp_art')),
+         'hct about 3 x hgb': haematocrit_ratio, 'direct <= total bilirubin': direct_bilirubin,
+         'pH, HCO3 and pCO2 agree': blood_gas,
+         'in range': in_range, 'nothing after the stay': nothing_after_the_stay,
+         'death and discharge place agree': outcome_and_place,
          'sex and codes agree': sex_and_codes}
 
-# %% ../../nbs/54_fidelity.clinical.ipynb #c4e4069e
-DIRECTIONS = dict(violation_stays='target', violation_stays_real='target', violation_difference='zero', violation_hours='target',
+# %% ../../nbs/54_fidelity.clinical.ipynb #22c3c11c
+DIRECTIONS = dict(violation_stays='target', violation_stays_real='target', violation_difference='zero',
+                  violation_hours='target',
                   violation_hours_real='target')
 
 def _rule_rows(name:str, a, b, wr, ws)->list[dict]:
@@ -105,7 +112,8 @@ def _rule_rows(name:str, a, b, wr, ws)->list[dict]:
     (ca, ba), (cb, bb) = per(a), per(b)
     ka, kb = (int((v.any(1)).sum()) for v in (ba, bb))
     na, nb = (int(v.any(1).sum()) for v in (ca, cb))
-    if min(na, nb) == 0: return [no_score('violation_stays', name, f'nothing to check in the {"real" if na == 0 else "synthetic"} stays')]
+    if min(na, nb) == 0: return [no_score('violation_stays', name,
+                                          f'nothing to check in the {"real" if na == 0 else "synthetic"} stays')]
     rows = [score('violation_stays', name, rate(kb, nb)), score('violation_stays_real', name, rate(ka, na)),
             score('violation_difference', name, rate_difference(kb, nb, ka, na))]
     if ca.shape[1] == 1: return rows
@@ -127,5 +135,6 @@ def clinical_scores(
     w, rows = two_sample_weights(real, synth, n_boot, rng(seed, 'clinical')), []
     for name,rule in (RULES if rules is None else rules).items():
         a, b = rule(real), rule(synth)
-        rows += [no_score('violation_stays', name, 'the cohort lacks its variables')] if a is None or b is None else _rule_rows(name, a, b, *w)
+        rows += [no_score('violation_stays', name,
+                          'the cohort lacks its variables')] if a is None or b is None else _rule_rows(name, a, b, *w)
     return score_frame(rows, 'fidelity', DIRECTIONS)

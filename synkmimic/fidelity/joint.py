@@ -7,7 +7,7 @@ __all__ = ['MIN_PAIRS', 'DIRECTIONS', 'people_blocks', 'block_weights', 'block_p
            'pair_correlation', 'both_blocks', 'rank_differences', 'category_codes', 'cramers_v', 'category_differences',
            'person_folds', 'mean_auc', 'c2st', 'hour_tensor', 'HourClassifier', 'c2st_gru', 'joint_scores']
 
-# %% ../../nbs/52_fidelity.joint.ipynb #153cc81b
+# %% ../../nbs/52_fidelity.joint.ipynb #4d280106
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +17,8 @@ from torch import nn
 
 from ..core import rng, torch_seed
 from .marginal import stay_means
-from ..stats import (Estimate, auc_covariance, bootstrap_rows, delong, no_score, require_same_schema, score, score_frame)
+from ..stats import (Estimate, auc_covariance, bootstrap_rows, delong, no_score, require_same_schema, score,
+                             score_frame)
 from ..summaries import dequantise, silence_empty, stay_summaries
 
 # %% ../../nbs/52_fidelity.joint.ipynb #8270a1bd
@@ -44,7 +45,7 @@ def weighted_products(a, b, block, w)->np.ndarray: # (1+B,F,H)
     S = block_products(a, b, block)
     return (w @ S.reshape(len(S), -1)).reshape(len(w), *S.shape[1:])
 
-# %% ../../nbs/52_fidelity.joint.ipynb #e5c054da
+# %% ../../nbs/52_fidelity.joint.ipynb #9f34cfe5
 def ranks(x:np.ndarray)->np.ndarray: # (n,F), NaN kept
     "Ranks within each column, scaled to -0.5..0.5."
     r = rankdata(x, axis=0, nan_policy='omit')
@@ -58,7 +59,8 @@ def pair_correlation(
 )->np.ndarray: # (B,F,F), NaN where a pair has too few stays or no spread
     "Pearson correlation of every pair over the stays where both are present."
     m, z = (~np.isnan(x)).astype('float32'), np.nan_to_num(x).astype('float32')
-    few, (n, sx, sxx, sxy) = (m.T @ m) < MIN_PAIRS, (weighted_products(a, b, block, w) for a,b in ((m, m), (z, m), (z*z, m), (z, z)))
+    few, (n, sx, sxx, sxy) = (m.T @ m) < MIN_PAIRS, (weighted_products(a, b, block, w) for a,
+                                                     b in ((m, m), (z, m), (z*z, m), (z, z)))
     turn = lambda a: a.transpose(0, 2, 1)
     with np.errstate(invalid='ignore', divide='ignore'):
         var = sxx/n - (sx/n)**2
@@ -67,7 +69,7 @@ def pair_correlation(
     r[:, few] = np.nan
     return np.clip(r, -1, 1)
 
-# %% ../../nbs/52_fidelity.joint.ipynb #1c7d5dc6
+# %% ../../nbs/52_fidelity.joint.ipynb #4281cd86
 def _off_diagonal(a, b, names, metric, n)->list[dict]: # (B,F,F) (B,F,F)
     "Mean absolute difference of two association matrices: per variable over its partners, and over all pairs."
     gap = np.abs(b - a)
@@ -90,13 +92,15 @@ def rank_differences(real, synth, side_r, side_s)->list[dict]:
     "Differences of Spearman matrices: of stay means, and of how often each variable is measured."
     names, n = real.schema.names('values'), min(len(real), len(synth))
     count = lambda c: c.mask.sum(1)/c.length[:, None]
-    means = lambda c: np.column_stack([stay_means(c.values), *(c.static[f] for f in c.schema.static_of_kind('numerical'))])
+    means = lambda c: np.column_stack([stay_means(c.values),
+                                       *(c.static[f] for f in c.schema.static_of_kind('numerical'))])
     numbers = names + real.schema.static_of_kind('numerical')
     corr = lambda x,side: pair_correlation(ranks(np.asarray(x, float)), *side)
     return (_off_diagonal(corr(means(real), side_r), corr(means(synth), side_s), numbers, 'spearman_difference', n)
-            + _off_diagonal(corr(count(real), side_r), corr(count(synth), side_s), names, 'mask_spearman_difference', n))
+            + _off_diagonal(corr(count(real), side_r), corr(count(synth), side_s), names, 'mask_spearman_difference',
+                            n))
 
-# %% ../../nbs/52_fidelity.joint.ipynb #7f375732
+# %% ../../nbs/52_fidelity.joint.ipynb #03278f68
 def category_codes(cohort)->dict[str, np.ndarray]: # name -> (n,) code, -1 missing
     "Static categories and flags, the commonest level of each state, whether each flag was ever on, the outcome."
     s = cohort.schema
@@ -135,9 +139,10 @@ def category_differences(real, synth, side_r, side_s)->list[dict]:
     "Difference of Cramer's V."
     a, b = category_codes(real), category_codes(synth)
     stack = lambda d: np.stack(list(d.values()), 1)
-    return _off_diagonal(cramers_v(stack(a), *side_r), cramers_v(stack(b), *side_s), list(a), 'cramers_v_difference', min(len(real), len(synth)))
+    return _off_diagonal(cramers_v(stack(a), *side_r), cramers_v(stack(b), *side_s), list(a), 'cramers_v_difference',
+                         min(len(real), len(synth)))
 
-# %% ../../nbs/52_fidelity.joint.ipynb #a3fa95b7
+# %% ../../nbs/52_fidelity.joint.ipynb #78e3d5fb
 def person_folds(subject_id, n_folds:int, rng:np.random.Generator)->np.ndarray: # (n,)
     "A fold per stay, the same for all stays of a person."
     people, person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)
@@ -151,6 +156,7 @@ def mean_auc(y, scores, fold, level:float=0.95)->Estimate:
     half = max(norm.ppf(0.5 + level/2)*se, 1/len(y)) # an AUC of exactly 1 still has an interval
     return Estimate(float(value), float(max(value - half, 0)), float(min(value + half, 1)), len(y))
 
+# %% ../../nbs/52_fidelity.joint.ipynb #57d2d8a0
 def _both(real, synth, max_stays:int, g)->tuple:
     "Equal random parts of both sides."
     n = min(len(real), len(synth), max_stays)
@@ -180,8 +186,10 @@ def c2st(
         models.append(_booster(int(g.integers(2**31))).fit(a_x, y[fold != k]))
         scores[fold == k] = models[-1].predict_proba(b_x)[:, 1]
     rows = [score(f'c2st_auc_{form}', 'all', mean_auc(y, scores, fold))]
-    return rows + (_importance(models[0], silence_empty(x[fold != 0], x[fold == 0])[1], y[fold == 0], sa.groups(), g, top) if top else [])
+    return rows + (_importance(models[0], silence_empty(x[fold != 0], x[fold == 0])[1], y[fold == 0], sa.groups(), g,
+                               top) if top else [])
 
+# %% ../../nbs/52_fidelity.joint.ipynb #52debeaa
 def _importance(model, x, y, groups, g, top:int)->list[dict]:
     "AUC left when all variables but one are permuted; the `top` variables."
     mixed, alone = x[g.permutation(len(x))], {}
@@ -192,7 +200,7 @@ def _importance(model, x, y, groups, g, top:int)->list[dict]:
     best = sorted(alone, key=lambda k: -alone[k].value)[:top]
     return [score('c2st_importance', k, alone[k]) for k in best if alone[k].value > 0.5]
 
-# %% ../../nbs/52_fidelity.joint.ipynb #321d51a5
+# %% ../../nbs/52_fidelity.joint.ipynb #da051368
 def hour_tensor(cohort, mean, sd)->torch.Tensor: # (n,T,C) float32
     "What the network reads, hour by hour."
     m = cohort.mask
@@ -200,7 +208,8 @@ def hour_tensor(cohort, mean, sd)->torch.Tensor: # (n,T,C) float32
     step = np.zeros_like(z)
     step[:, 1:] = np.abs(z[:, 1:] - z[:, :-1])*(m[:, 1:] & m[:, :-1])
     states = [(cohort.states[..., k, None] == np.arange(len(f.levels))) for k,f in enumerate(cohort.schema.states)]
-    return torch.from_numpy(np.concatenate([z, step, m, cohort.flags, *states, cohort.inside[..., None]], -1).astype('float32'))
+    return torch.from_numpy(np.concatenate([z, step, m, cohort.flags, *states, cohort.inside[..., None]],
+                                           -1).astype('float32'))
 
 class HourClassifier(nn.Module):
     "A GRU and a linear read-out of its mean and last state."
@@ -238,7 +247,8 @@ def c2st_gru(
     "AUC of a GRU on the hourly record, two folds of people."
     a, b = _both(real, synth, max_stays, rng(seed, 'c2st'))
     if len(a) < 30: return [no_score('c2st_auc_gru', 'all', f'only {len(a)} stays a side', n=len(a))]
-    mean, sd = (np.nan_to_num(f(np.where(a.mask.any((0, 1)), a.values, 0), axis=(0, 1))) for f in (np.nanmean, np.nanstd))
+    mean, sd = (np.nan_to_num(f(np.where(a.mask.any((0, 1)), a.values, 0), axis=(0, 1)))
+                for f in (np.nanmean, np.nanstd))
     x = torch.cat([hour_tensor(c, mean, np.where(sd > 1e-6, sd, 1)) for c in (a, b)])
     y = torch.cat([torch.zeros(len(a)), torch.ones(len(b))])
     fold, scores = person_folds(np.r_[a.subject_id, b.subject_id], 2, rng(seed, 'c2st', 'gru')), np.zeros(len(y))
@@ -247,8 +257,9 @@ def c2st_gru(
         with torch.no_grad(): scores[fold == k] = net(x[fold == k]).numpy()
     return [score('c2st_auc_gru', 'all', mean_auc(y.numpy(), scores, fold))]
 
-# %% ../../nbs/52_fidelity.joint.ipynb #3650cc39
-DIRECTIONS = dict(spearman_difference='lower', mask_spearman_difference='lower', cramers_v_difference='lower', c2st_auc_raw='half',
+# %% ../../nbs/52_fidelity.joint.ipynb #436151a1
+DIRECTIONS = dict(spearman_difference='lower', mask_spearman_difference='lower', cramers_v_difference='lower',
+                  c2st_auc_raw='half',
                   c2st_auc_dequantised='half', c2st_auc_gru='half', c2st_importance='half')
 
 def joint_scores(

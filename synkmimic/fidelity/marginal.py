@@ -7,12 +7,12 @@ __all__ = ['MIN_STAYS', 'DIRECTIONS', 'knot_counts', 'pooled_knots', 'count_dist
            'why_not', 'number_distances', 'spread', 'spread_ratios', 'level_counts', 'tvd', 'category_distances',
            'flag_shares', 'missing_shares', 'marginal_scores']
 
-# %% ../../nbs/51_fidelity.marginal.ipynb #2538293b
+# %% ../../nbs/51_fidelity.marginal.ipynb #3a916291
 import numpy as np
 import pandas as pd
 
 from ..core import rng
-from ..stats import bootstrap_rows, no_score, rate_difference, require_same_schema, score, score_frame, two_sample_weights
+from ..stats import bootstrap_rows, rate_difference, require_same_schema, score, score_frame, two_sample_weights
 
 # %% ../../nbs/51_fidelity.marginal.ipynb #a2c01ac3
 def knot_counts(
@@ -51,7 +51,7 @@ def distribution_distance(a, b, wa, wb, n_knots:int=200)->tuple: # (B,) (B,)
     knots = pooled_knots(a, b, n_knots)
     return count_distance(knot_counts(a, knots), knot_counts(b, knots), knots, wa, wb)
 
-# %% ../../nbs/51_fidelity.marginal.ipynb #839d8c03
+# %% ../../nbs/51_fidelity.marginal.ipynb #002250e7
 MIN_STAYS = 10 # a variable measured in fewer stays on a side is not compared
 
 def stay_means(values:np.ndarray)->np.ndarray: # (n,T,F) -> (n,F)
@@ -74,12 +74,14 @@ def number_distances(real, synth, wr, ws)->list[dict]:
     mr, ms = stay_means(real.values), stay_means(synth.values)
     for k,name in enumerate(real.schema.names('values')):
         a, b = real.values[..., k], synth.values[..., k]
-        reason, n, sd = why_not(mr[:, k], ms[:, k]), min(np.isfinite(mr[:, k]).sum(), np.isfinite(ms[:, k]).sum()), _sd(a)
+        reason, n, sd = why_not(mr[:, k], ms[:, k]), min(np.isfinite(mr[:, k]).sum(),
+                                                         np.isfinite(ms[:, k]).sum()), _sd(a)
         ks[name] = reason or (distribution_distance(mr[:, k], ms[:, k], wr, ws)[0], n)
         d, w = (None, None) if reason else distribution_distance(a, b, wr, ws)
         ks_values[name] = reason or (d, n)
         w1[name] = reason or ('constant in the real stays' if sd == 0 else (w/sd, n))
-    static = {f: (real.static[f].to_numpy(), synth.static[f].to_numpy()) for f in real.schema.static_of_kind('numerical')}
+    static = {f: (real.static[f].to_numpy(), synth.static[f].to_numpy())
+              for f in real.schema.static_of_kind('numerical')}
     for name,(a, b) in {**static, 'length': (real.length.astype(float), synth.length.astype(float))}.items():
         reason, n, sd = why_not(a, b), min(np.isfinite(a).sum(), np.isfinite(b).sum()), _sd(a)
         d, w = (None, None) if reason else distribution_distance(a, b, wr, ws)
@@ -93,7 +95,7 @@ def _sd(x)->float:
     x = np.asarray(x, 'float64')
     return float(np.nanstd(x)) if (~np.isnan(x)).sum() > 1 else 0.
 
-# %% ../../nbs/51_fidelity.marginal.ipynb #2d7b6e35
+# %% ../../nbs/51_fidelity.marginal.ipynb #c5292816
 def spread(values:np.ndarray, w:np.ndarray)->tuple: # (n,T,F) (B,n) -> (B,F) (B,F)
     "Standard deviation between stay means and pooled within stays, under each row of weights."
     m, mean = ~np.isnan(values), stay_means(values)
@@ -114,7 +116,8 @@ def spread_ratios(real, synth, wr, ws)->list[dict]:
     for metric,a,b in zip(('spread_between', 'spread_within'), spread(real.values, wr), spread(synth.values, ws)):
         found = {}
         for k,name in enumerate(real.schema.names('values')):
-            reason = why_not(mr[:, k], ms[:, k]) or ('' if np.nan_to_num(a[0, k]) > 1e-6 else 'no spread in the real stays')
+            reason = why_not(mr[:, k], ms[:, k]) or ('' if np.nan_to_num(a[0, k]) > 1e-6
+                                                     else 'no spread in the real stays')
             n = min(np.isfinite(mr[:, k]).sum(), np.isfinite(ms[:, k]).sum())
             with np.errstate(invalid='ignore', divide='ignore'): found[name] = reason or (b[:, k]/a[:, k], n)
         log = lambda r: np.abs(np.log(np.maximum(r, 1e-3)))
@@ -162,7 +165,7 @@ def flag_shares(real, synth, wr, ws)->list[dict]:
     hours = {f: (diff[:, k], min(len(real), len(synth))) for k,f in enumerate(s.names('flags'))}
     return rows + bootstrap_rows('prevalence_hours', hours, (-1, 1), centred=False, overall='prevalence_hours_gap')
 
-# %% ../../nbs/51_fidelity.marginal.ipynb #9c8e1c92
+# %% ../../nbs/51_fidelity.marginal.ipynb #80c0a370
 def missing_shares(real, synth, wr, ws)->list[dict]:
     "Differences of the missing share, overall and hour by hour."
     names, n = real.schema.names('values'), min(len(real), len(synth))
@@ -171,19 +174,23 @@ def missing_shares(real, synth, wr, ws)->list[dict]:
         hits = (w @ seen).reshape(len(w), c.n_hours, -1)
         return hits, w @ room
     (ar, ir), (as_, is_) = parts(real, wr), parts(synth, ws)
-    total = ar.sum(1)/ir.sum(1)[:, None] - as_.sum(1)/is_.sum(1)[:, None] # measured: real - synth = missing: synth - real
+    total = ar.sum(1)/ir.sum(1)[:, None] - as_.sum(1)/is_.sum(1)[:, None] # of measured hours, hence real - synth
     both = (ir[:1] > 0) & (is_[:1] > 0)
     gap = np.where(both[..., None], np.abs(ar/np.maximum(ir, 1)[..., None] - as_/np.maximum(is_, 1)[..., None]), 0)
     by_hour = gap.sum(1)/both.sum()
     shares = {f: (total[:, k], n) for k,f in enumerate(names)}
     gone = lambda c,w,f: (w @ c.static[f].isna().to_numpy('float32'))/w.sum(1)
-    shares |= {f.name: (gone(synth, ws, f.name) - gone(real, wr, f.name), n) for f in real.schema.static if f.kind != 'flag'}
+    shares |= {f.name: (gone(synth, ws, f.name) - gone(real, wr, f.name), n) for f in real.schema.static
+               if f.kind != 'flag'}
     return (bootstrap_rows('missing_rate', shares, (-1, 1), centred=False, overall='missing_rate_gap')
-            + bootstrap_rows('missing_by_hour', {f: (by_hour[:, k], n) for k,f in enumerate(names)}, (0, 1), overall='missing_by_hour'))
+            + bootstrap_rows('missing_by_hour', {f: (by_hour[:, k], n) for k,f in enumerate(names)}, (0, 1),
+                             overall='missing_by_hour'))
 
-# %% ../../nbs/51_fidelity.marginal.ipynb #33f886ed
-DIRECTIONS = dict(ks='lower', ks_values='lower', wasserstein='lower', spread_between='one', spread_within='one', spread_between_gap='lower',
-                  spread_within_gap='lower', tvd='lower', prevalence_stays='zero', prevalence_stays_gap='lower', prevalence_hours='zero',
+# %% ../../nbs/51_fidelity.marginal.ipynb #2646b739
+DIRECTIONS = dict(ks='lower', ks_values='lower', wasserstein='lower', spread_between='one', spread_within='one',
+                  spread_between_gap='lower',
+                  spread_within_gap='lower', tvd='lower', prevalence_stays='zero', prevalence_stays_gap='lower',
+                  prevalence_hours='zero',
                   prevalence_hours_gap='lower', missing_rate='zero', missing_rate_gap='lower', missing_by_hour='lower')
 
 def marginal_scores(

@@ -7,13 +7,14 @@ __all__ = ['MIN_PAIRS', 'DIRECTIONS', 'acf_parts', 'pooled_acf', 'within_stay_ac
            'step_distances', 'transition_counts', 'transition_distance', 'transition_distances', 'measurement_gaps',
            'measurement_distances', 'temporal_scores']
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #dbaef6b5
+# %% ../../nbs/53_fidelity.temporal.ipynb #ed3844a0
 import numpy as np
 import pandas as pd
 
 from ..core import SynkError, rng
 from .marginal import count_distance, distribution_distance, knot_counts, stay_means, why_not
-from ..stats import bootstrap_rows, bootstrap_weights, interval, no_score, require_same_schema, score_frame, two_sample_weights
+from ..stats import (bootstrap_rows, bootstrap_weights, interval, no_score, require_same_schema, score_frame,
+                             two_sample_weights)
 
 # %% ../../nbs/53_fidelity.temporal.ipynb #08e83f16
 MIN_PAIRS = 50 # measured pairs that an autocorrelation needs on each side
@@ -68,7 +69,7 @@ def acf_curve(
             rows.append(dict(feature=f, lag=l, value=e.value, low=e.low, high=e.high, n=e.n))
     return pd.DataFrame(rows, columns=['feature', 'lag', 'value', 'low', 'high', 'n'])
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #f18a0375
+# %% ../../nbs/53_fidelity.temporal.ipynb #2f34c017
 def acf_gaps(real, synth, wr, ws, lags)->list[dict]:
     "Autocorrelation of the synthetic stays per lag, and its mean distance from the real."
     lags = tuple(l for l in lags if l < real.n_hours)
@@ -79,11 +80,13 @@ def acf_gaps(real, synth, wr, ws, lags)->list[dict]:
     for k,name in enumerate(real.schema.names('values')):
         ok, n = enough[:, k], int(min((pr[:, 0, k] > 0).sum(), (ps[:, 0, k] > 0).sum()))
         reason = why_not(stay_means(real.values[..., [k]])[:, 0], stay_means(synth.values[..., [k]])[:, 0])
-        gaps[name] = (np.abs(b - a)[:, ok, k].mean(1), n) if ok.any() else reason or 'too few measured pairs, or no variation within stays'
+        gaps[name] = (np.abs(b - a)[:, ok, k].mean(1),
+                      n) if ok.any() else reason or 'too few measured pairs, or no variation within stays'
         curve |= {(name, f'lag={l}'): (b[:, j, k], n) for j,l in enumerate(lags) if ok[j]}
-    return bootstrap_rows('acf', curve, (-1, 1), centred=False) + bootstrap_rows('acf_gap', gaps, (0, 2), overall='acf_gap')
+    return bootstrap_rows('acf', curve, (-1, 1), centred=False) + bootstrap_rows('acf_gap', gaps, (0, 2),
+                                                                                 overall='acf_gap')
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #acde9893
+# %% ../../nbs/53_fidelity.temporal.ipynb #50925f30
 def first_differences(values:np.ndarray)->np.ndarray: # (n,T,F) -> (n,T-1,F)
     "Size of the change between consecutive hours, NaN unless both were measured."
     return np.abs(np.diff(values, axis=1))
@@ -95,12 +98,15 @@ def step_distances(real, synth, wr, ws)->list[dict]:
     for k,name in enumerate(real.schema.names('values')):
         reason = why_not(some_a[:, k], some_b[:, k])
         if reason: ks[name] = w1[name] = reason.replace('measured', 'measured in two consecutive hours'); continue
-        sd, n = float(np.nanstd(np.diff(real.values[..., k].astype('float64'), axis=1))), int(min(np.isfinite(some_a[:, k]).sum(), np.isfinite(some_b[:, k]).sum()))
+        sd, n = float(np.nanstd(np.diff(real.values[..., k].astype('float64'),
+                                        axis=1))), int(min(np.isfinite(some_a[:, k]).sum(),
+                                                           np.isfinite(some_b[:, k]).sum()))
         d, w = distribution_distance(a[..., k], b[..., k], wr, ws)
         ks[name], w1[name] = (d, n), (w/sd, n) if sd > 0 else 'constant in the real stays'
-    return bootstrap_rows('step_ks', ks, (0, 1), overall='step_ks') + bootstrap_rows('step_wasserstein', w1, overall='step_wasserstein')
+    return bootstrap_rows('step_ks', ks, (0, 1), overall='step_ks') + bootstrap_rows('step_wasserstein', w1,
+                                                                                     overall='step_wasserstein')
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #5badc995
+# %% ../../nbs/53_fidelity.temporal.ipynb #32a10bfa
 def transition_counts(code:np.ndarray, n_levels:int)->np.ndarray: # (n,T) -1 uncharted -> (n,L*L)
     "Transitions of each stay between consecutive charted hours."
     a, b = code[:, :-1].astype('int64'), code[:, 1:].astype('int64')
@@ -121,15 +127,17 @@ def transition_distances(real, synth, wr, ws)->list[dict]:
     "Distance of the transition matrices of states and of flags."
     s, found = real.schema, {}
     coded = lambda c: {**{f.name: (c.states[..., k], len(f.levels)) for k,f in enumerate(s.states)},
-                       **{f.name: (np.where(c.inside, c.flags[..., k].astype('int64'), -1), 2) for k,f in enumerate(s.flags)}}
+                       **{f.name: (np.where(c.inside, c.flags[..., k].astype('int64'), -1), 2) for k,
+                          f in enumerate(s.flags)}}
     other = coded(synth)
     for name,(code,L) in coded(real).items():
         a, b = transition_counts(code, L), transition_counts(other[name][0], L)
         n = int(min((a.sum(1) > 0).sum(), (b.sum(1) > 0).sum()))
-        found[name] = (transition_distance(a, b, wr, ws, L), n) if n >= 10 else 'too few stays with two consecutive charted hours'
+        found[name] = (transition_distance(a, b, wr, ws, L),
+                       n) if n >= 10 else 'too few stays with two consecutive charted hours'
     return bootstrap_rows('transition_tvd', found, (0, 1), overall='transition_tvd') if found else []
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #2d057892
+# %% ../../nbs/53_fidelity.temporal.ipynb #39235615
 def measurement_gaps(mask:np.ndarray)->np.ndarray: # (n,T,F) -> (n,T,F) float32
     "Hours since the previous measurement of the stay, NaN at the first and where not measured."
     t = np.arange(mask.shape[1], dtype='float32')[None, :, None]
@@ -146,14 +154,17 @@ def measurement_distances(real, synth, wr, ws)->list[dict]:
     for k,name in enumerate(real.schema.names('values')):
         reason = why_not(some_a[:, k], some_b[:, k]).replace('measured', 'measured twice')
         n = int(min(np.isfinite(some_a[:, k]).sum(), np.isfinite(some_b[:, k]).sum()))
-        gaps[name] = reason or (count_distance(knot_counts(a[..., k], knots), knot_counts(b[..., k], knots), knots, wr, ws)[0], n)
+        gaps[name] = reason or (count_distance(knot_counts(a[..., k], knots), knot_counts(b[..., k], knots), knots, wr,
+                                               ws)[0], n)
         counts[name] = (distribution_distance(ca[:, k], cb[:, k], wr, ws)[0], min(len(real), len(synth)))
     stay = distribution_distance(real.length.astype(float), synth.length.astype(float), wr, ws)[0]
-    return (bootstrap_rows('gap_ks', gaps, (0, 1), overall='gap_ks') + bootstrap_rows('count_ks', counts, (0, 1), overall='count_ks')
+    return (bootstrap_rows('gap_ks', gaps, (0, 1), overall='gap_ks') + bootstrap_rows('count_ks', counts, (0, 1),
+                                                                                      overall='count_ks')
             + bootstrap_rows('length_ks', {'length': (stay, min(len(real), len(synth)))}, (0, 1)))
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #a8333db6
-DIRECTIONS = dict(acf='target', acf_gap='lower', step_ks='lower', step_wasserstein='lower', transition_tvd='lower', gap_ks='lower',
+# %% ../../nbs/53_fidelity.temporal.ipynb #ea98332d
+DIRECTIONS = dict(acf='target', acf_gap='lower', step_ks='lower', step_wasserstein='lower', transition_tvd='lower',
+                  gap_ks='lower',
                   count_ks='lower', length_ks='lower')
 
 def temporal_scores(
@@ -166,6 +177,8 @@ def temporal_scores(
     "Order in time: memory, steps, transitions, measurement, length."
     require_same_schema(real, synth)
     w = two_sample_weights(real, synth, n_boot, rng(seed, 'temporal'))
-    rows = acf_gaps(real, synth, *w, lags) if real.n_hours > min(lags) else [no_score('acf_gap', 'all', 'the grid is shorter than the lags')]
+    rows = acf_gaps(real, synth, *w,
+                    lags) if real.n_hours > min(lags) else [no_score('acf_gap', 'all',
+                                                                     'the grid is shorter than the lags')]
     for f in (step_distances, transition_distances, measurement_distances): rows += f(real, synth, *w)
     return score_frame(rows, 'fidelity', DIRECTIONS)

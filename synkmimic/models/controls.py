@@ -15,7 +15,7 @@ import pandas as pd
 from ..cohort import Cohort, concat
 from ..core import SynkError, rng
 
-# %% ../../nbs/38_models.controls.ipynb #c742397b
+# %% ../../nbs/38_models.controls.ipynb #8e43ce61
 def draw_stays(n_train:int, n:int, g)->np.ndarray: # (n,) positions
     "Random positions, each used once before any is used twice."
     if n < 1: raise SynkError(f'cannot sample {n} stays')
@@ -25,7 +25,8 @@ def rename(cohort:Cohort, people=None)->Cohort:
     "New identifiers; `people` (n,) groups the stays of a person, None: one stay each."
     n = len(cohort)
     code = np.arange(n) if people is None else np.unique(np.asarray(people).astype(str), return_inverse=True)[1]
-    return replace(cohort, subject_id=[f'synth-p{k + 1:06d}' for k in code], stay_id=[f'synth-{k + 1:06d}' for k in range(n)])
+    return replace(cohort, subject_id=[f'synth-p{k + 1:06d}' for k in code],
+                   stay_id=[f'synth-{k + 1:06d}' for k in range(n)])
 
 class Control:
     "A generator that keeps the training cohort and spoils it in one way."
@@ -36,11 +37,13 @@ class Control:
 
     def _copies(self, n:int, seed:int)->tuple[Cohort, np.random.Generator]:
         "n training stays under new names, and the random stream of this control."
-        if not hasattr(self, 'train_'): raise SynkError(f'{type(self).__name__} has not been fitted; call fit(train) first')
-        part = self.train_.take(draw_stays(len(self.train_), n, rng(seed, 'control', 'stays'))) # the same stays for every control
+        if not hasattr(self, 'train_'):
+            raise SynkError(f'{type(self).__name__} has not been fitted; call fit(train) first')
+        part = self.train_.take(draw_stays(len(self.train_), n,
+                                           rng(seed, 'control', 'stays'))) # the same stays for every control
         return rename(part, part.subject_id), rng(seed, 'control', type(self).__name__)
 
-# %% ../../nbs/38_models.controls.ipynb #e621e17a
+# %% ../../nbs/38_models.controls.ipynb #000cd581
 class VerbatimCopy(Control):
     "The training stays themselves: perfect fidelity, no privacy."
     def sample(self, n:int, seed:int=0)->Cohort:
@@ -66,17 +69,21 @@ class NoisyCopy(Control):
         mean = np.where(m, self.train_.values, 0).sum((0, 1), dtype='float64')/k
         sd = np.sqrt((np.where(m, self.train_.values - mean, 0)**2).sum((0, 1))/k)
         static = c.static.copy()
-        if names: static[names] = move(c.static[names].to_numpy(), np.nan_to_num(self.train_.static[names].std().to_numpy()), [s.feature(f) for f in names])
+        if names: static[names] = move(c.static[names].to_numpy(),
+                                       np.nan_to_num(self.train_.static[names].std().to_numpy()),
+                                       [s.feature(f) for f in names])
         return replace(c, static=static, values=move(c.values, sd, s.values).astype('float32')).validate()
 
-# %% ../../nbs/38_models.controls.ipynb #9c0c35c9
+# %% ../../nbs/38_models.controls.ipynb #331bfc08
 class TimeShuffled(Control):
     "Training stays with the hours of each stay in random order, each hour kept whole."
     def sample(self, n:int, seed:int=0)->Cohort:
         "n training stays that have forgotten their order."
         c, g = self._copies(n, seed)
-        order = np.argsort(np.where(c.inside, g.random(c.inside.shape), 2), 1)[..., None] # hours after the stay remain behind it
-        return replace(c, **{k: np.take_along_axis(getattr(c, k), order, 1) for k in ('values', 'flags', 'states')}).validate()
+        order = np.argsort(np.where(c.inside, g.random(c.inside.shape), 2),
+                           1)[..., None] # hours after the stay remain behind it
+        return replace(c, **{k: np.take_along_axis(getattr(c, k), order, 1)
+                             for k in ('values', 'flags', 'states')}).validate()
 
 class LabelShuffled(Control):
     "Training stays with the outcomes exchanged at random."
@@ -85,7 +92,7 @@ class LabelShuffled(Control):
         c, g = self._copies(n, seed)
         return replace(c, outcome=g.permutation(c.outcome))
 
-# %% ../../nbs/38_models.controls.ipynb #e2cc3d6b
+# %% ../../nbs/38_models.controls.ipynb #7450398d
 class IndependentMarginals(Control):
     "Every variable at every hour from its own training marginal, and no relation between any two."
     def sample(self, n:int, seed:int=0)->Cohort:
@@ -100,11 +107,13 @@ class IndependentMarginals(Control):
             donor = (g.random((n, *a.shape[1:]), dtype='float32')*present[:, None]).astype('int32')
             donor = order[np.minimum(donor, present[:, None] - 1)]
             return np.where(inside, a[donor, np.arange(a.shape[1])[:, None], np.arange(a.shape[2])], blank)
-        static = pd.DataFrame({f: t.static[f].iloc[g.integers(len(t), size=n)].reset_index(drop=True) for f in t.static})
-        return rename(replace(c, static=static, values=cells(t.values, np.nan), flags=cells(t.flags, 0), states=cells(t.states, -1),
+        static = pd.DataFrame({f: t.static[f].iloc[g.integers(len(t), size=n)].reset_index(drop=True)
+                               for f in t.static})
+        return rename(replace(c, static=static, values=cells(t.values, np.nan), flags=cells(t.flags, 0),
+                              states=cells(t.states, -1),
                               length=length, outcome=t.outcome[g.integers(len(t), size=n)])).validate()
 
-# %% ../../nbs/38_models.controls.ipynb #4fdc9f59
+# %% ../../nbs/38_models.controls.ipynb #d14588b3
 @dataclass
 class Leak(Control):
     "A synthetic cohort in which a stated share of stays is copied from train."
@@ -115,13 +124,16 @@ class Leak(Control):
         "n stays, of which round(share n) are copies."
         if not 0 <= self.share <= 1: raise SynkError(f'the leaked share must lie in 0..1, not {self.share}')
         k = round(self.share*n)
-        if self.synth is None or len(self.synth) < n - k: raise SynkError(f'Leak needs at least {n - k} innocent stays in `synth`')
+        if self.synth is None or len(self.synth) < n - k:
+            raise SynkError(f'Leak needs at least {n - k} innocent stays in `synth`')
         g = rng(seed, 'control', 'Leak', 'rest')
         rest = self.synth.take(np.sort(g.permutation(len(self.synth))[:n - k]))
         parts = ([self._copies(k, seed)[0]] if k else []) + ([rename(rest, rest.subject_id)] if n > k else [])
-        apart = [replace(c, stay_id=[f'{i}{v}' for v in c.stay_id], subject_id=[f'{i}{v}' for v in c.subject_id]) for i,c in enumerate(parts)]
+        apart = [replace(c, stay_id=[f'{i}{v}' for v in c.stay_id], subject_id=[f'{i}{v}' for v in c.subject_id])
+                 for i,c in enumerate(parts)]
         mixed = concat(apart).take(g.permutation(n))
         return rename(mixed, mixed.subject_id)
 
-CONTROLS = dict(independent_marginals=IndependentMarginals, verbatim_copy=VerbatimCopy, noisy_copy=NoisyCopy, time_shuffled=TimeShuffled,
+CONTROLS = dict(independent_marginals=IndependentMarginals, verbatim_copy=VerbatimCopy, noisy_copy=NoisyCopy,
+                time_shuffled=TimeShuffled,
                 label_shuffled=LabelShuffled)

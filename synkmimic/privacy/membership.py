@@ -6,12 +6,13 @@
 __all__ = ['REPRESENTATIONS', 'DIRECTIONS', 'SCREEN', 'MIN_STAYS', 'represent', 'nearest_distance', 'auc_by_people', 'tpr_at',
            'best_attack', 'closer_to_train', 'require_apart', 'privacy_scores']
 
-# %% ../../nbs/60_privacy.membership.ipynb #6e576640
+# %% ../../nbs/60_privacy.membership.ipynb #be5eb7ce
 import numpy as np
 import pandas as pd
 
 from ..core import SynkError, rng
-from ..stats import (Estimate, bootstrap_weights, clopper_pearson, interval, minimum_detectable_auc, no_score, rate, require_same_schema,
+from ..stats import (Estimate, bootstrap_weights, clopper_pearson, interval, minimum_detectable_auc, no_score,
+                             rate, require_same_schema,
                              score, score_frame, weighted_auc)
 from ..summaries import stay_summaries
 
@@ -54,7 +55,7 @@ def represent(
     parts = dict(summary=(_summary,), series=(_series,), joint=(_summary, _series))[which]
     return np.concatenate([p(cohort, reference) for p in parts], 1)
 
-# %% ../../nbs/60_privacy.membership.ipynb #e79991cb
+# %% ../../nbs/60_privacy.membership.ipynb #caf8585e
 def nearest_distance(
     query:np.ndarray, # (n,P)
     release:np.ndarray, # (m,P)
@@ -64,14 +65,16 @@ def nearest_distance(
     centre = release.mean(0)
     q, s = query - centre, (release - centre).T
     norm = (s*s).sum(0)
-    return np.concatenate([np.maximum((q[i:i+block]**2).sum(1) + (norm - 2*(q[i:i+block] @ s)).min(1), 0) for i in range(0, len(q), block)])
+    return np.concatenate([np.maximum((q[i:i+block]**2).sum(1) + (norm - 2*(q[i:i+block] @ s)).min(1), 0)
+                           for i in range(0, len(q), block)])
 
-# %% ../../nbs/60_privacy.membership.ipynb #8744405c
+# %% ../../nbs/60_privacy.membership.ipynb #b18c267c
 def auc_by_people(member, scores, subject_id, n_boot:int, g)->Estimate:
     "AUC of an attack with a patient-bootstrap interval."
     member = np.asarray(member, bool)
     w = bootstrap_weights(subject_id, n_boot, g)
-    return interval(weighted_auc(member, scores, np.ones((1, len(member))))[0], weighted_auc(member, scores, w), len(member), bounds=(0, 1))
+    return interval(weighted_auc(member, scores, np.ones((1, len(member))))[0], weighted_auc(member, scores, w),
+                    len(member), bounds=(0, 1))
 
 def tpr_at(member, scores, fpr:float)->Estimate|str:
     "Share of members above the threshold that lets `fpr` of the non-members pass; a reason if there are too few."
@@ -94,7 +97,7 @@ def best_attack(member, scores:dict[str, np.ndarray], subject_id, n_boot:int, g)
     both = np.mean([auc(n, h) for h,n in enumerate(chosen)], 0)
     return interval(both[0], both[1:], len(member), bounds=(0, 1)), ' and '.join(sorted(set(chosen)))
 
-# %% ../../nbs/60_privacy.membership.ipynb #97815d1b
+# %% ../../nbs/60_privacy.membership.ipynb #0dd6130e
 def closer_to_train(train_x, holdout_x, synth_x, g)->Estimate:
     "Share of synthetic rows nearer to train than to holdout, ties one half; equal-size random parts."
     n = min(len(train_x), len(holdout_x))
@@ -105,11 +108,13 @@ def closer_to_train(train_x, holdout_x, synth_x, g)->Estimate:
 def require_apart(train, holdout)->None:
     "Refuse people who are both members and non-members."
     both = set(train.subject_id) & set(holdout.subject_id)
-    if both: raise SynkError(f'{len(both)} people are in train and in holdout; a membership attack needs two groups that share nobody. '
-                             'Split with Cohort.split_by_subject.')
+    if both:
+        raise SynkError(f'{len(both)} people are in train and in holdout; a membership attack needs two groups that '
+                        'share nobody. Split with Cohort.split_by_subject.')
 
-# %% ../../nbs/60_privacy.membership.ipynb #da3a9fcf
-DIRECTIONS = dict(membership_auc='half', membership_tpr='lower', minimum_detectable_auc='target', closer_to_train='half')
+# %% ../../nbs/60_privacy.membership.ipynb #c6f50b9e
+DIRECTIONS = dict(membership_auc='half', membership_tpr='lower', minimum_detectable_auc='target',
+                  closer_to_train='half')
 SCREEN = 'screen, not evidence of safety'
 MIN_STAYS = 30 # a side
 
@@ -126,7 +131,8 @@ def privacy_scores(
     require_apart(train, holdout)
     if min(len(train), len(holdout), len(synth)) < MIN_STAYS:
         why = f'{len(train)} train, {len(holdout)} holdout and {len(synth)} synthetic stays; each needs {MIN_STAYS}'
-        return score_frame([no_score('membership_auc', r, why) for r in (*REPRESENTATIONS, 'best')], 'privacy', DIRECTIONS)
+        return score_frame([no_score('membership_auc', r, why) for r in (*REPRESENTATIONS, 'best')], 'privacy',
+                           DIRECTIONS)
     member = np.r_[np.ones(len(train), bool), np.zeros(len(holdout), bool)]
     people = np.r_[train.subject_id, holdout.subject_id]
     mda = minimum_detectable_auc(len(set(train.subject_id)), len(set(holdout.subject_id)))
@@ -136,12 +142,17 @@ def privacy_scores(
     for which in REPRESENTATIONS:
         xs = views[which]
         scores[which] = -nearest_distance(np.concatenate(xs[:2]), xs[2])
-        rows.append(score('membership_auc', which, auc_by_people(member, scores[which], people, n_boot, rng(seed, 'membership')), note=weak))
+        rows.append(score('membership_auc', which,
+                          auc_by_people(member, scores[which], people, n_boot, rng(seed, 'membership')), note=weak))
         for f in fprs:
             e, group = tpr_at(member, scores[which], f), f'fpr={f:g}'
-            rows.append(no_score('membership_tpr', which, e, group) if isinstance(e, str) else score('membership_tpr', which, e, group))
-        if which == 'joint': rows.append(score('closer_to_train', which, closer_to_train(*xs, rng(seed, 'closer')), note=SCREEN))
+            rows.append(no_score('membership_tpr', which, e, group) if isinstance(e, str)
+                        else score('membership_tpr', which, e, group))
+        if which == 'joint': rows.append(score('closer_to_train', which, closer_to_train(*xs, rng(seed, 'closer')),
+                                               note=SCREEN))
     best, names = best_attack(member, scores, people, n_boot, rng(seed, 'best'))
-    rows.append(score('membership_auc', 'best', best, note='; '.join(filter(None, (f'chosen on the other half: {names}', weak)))))
-    rows.append(score('minimum_detectable_auc', 'people', Estimate(mda, mda, mda, len(set(people))), note='80 % power, two-sided 5 %'))
+    rows.append(score('membership_auc', 'best', best,
+                      note='; '.join(filter(None, (f'chosen on the other half: {names}', weak)))))
+    rows.append(score('minimum_detectable_auc', 'people', Estimate(mda, mda, mda, len(set(people))),
+                      note='80 % power, two-sided 5 %'))
     return score_frame(rows, 'privacy', DIRECTIONS)

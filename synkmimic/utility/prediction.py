@@ -6,7 +6,7 @@
 __all__ = ['STATISTICS', 'MODELS', 'MIN_EVENTS', 'DIRECTIONS', 'window_steps', 'check_predictors', 'mortality_task',
            'fit_predict', 'why_no_arm', 'arm_rows', 'difference_rows', 'arm_predictions', 'utility_scores']
 
-# %% ../../nbs/55_utility.prediction.ipynb #1661d1b5
+# %% ../../nbs/55_utility.prediction.ipynb #27afcba6
 import warnings
 
 import numpy as np
@@ -21,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..core import SynkError, nearest, rng, seed_sequence
-from ..stats import (Estimate, bootstrap_weights, delong, delong_difference, interval, no_score, require_same_schema, score, score_frame,
+from ..stats import (Estimate, bootstrap_weights, delong, delong_difference, interval, no_score,
+                             require_same_schema, score, score_frame,
                              tost)
 from ..summaries import Summary, silence_empty, stay_summaries
 
@@ -57,17 +58,19 @@ def mortality_task(
         s = Summary(s.x[:, k], tuple(s.variable[i] for i in k), tuple(s.statistic[i] for i in k))
     return s, part.outcome > 0, keep
 
-# %% ../../nbs/55_utility.prediction.ipynb #3e4a4754
+# %% ../../nbs/55_utility.prediction.ipynb #27773974
 def _imputer(indicator:bool): return SimpleImputer(strategy='median', add_indicator=indicator, keep_empty_features=True)
 
 def _logistic(seed:int):
     return make_pipeline(_imputer(True), StandardScaler(), LogisticRegression(C=0.05, max_iter=300))
 
 def _forest(seed:int):
-    return make_pipeline(_imputer(False), RandomForestClassifier(150, min_samples_leaf=5, max_features='sqrt', random_state=seed, n_jobs=1))
+    return make_pipeline(_imputer(False), RandomForestClassifier(150, min_samples_leaf=5, max_features='sqrt',
+                                                                 random_state=seed, n_jobs=1))
 
 def _boosting(seed:int):
-    return HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=8, max_bins=64, l2_regularization=1., early_stopping=False,
+    return HistGradientBoostingClassifier(max_iter=60, learning_rate=0.08, max_leaf_nodes=8, max_bins=64,
+                                          l2_regularization=1., early_stopping=False,
                                           random_state=seed)
 
 MODELS = dict(logistic=_logistic, forest=_forest, boosting=_boosting)
@@ -87,12 +90,13 @@ def fit_predict(
         m.fit(x, y)
     return {k: m.predict_proba(v)[:, 1] for k,v in zip(tests, rest)}
 
-# %% ../../nbs/55_utility.prediction.ipynb #58ea6d6b
+# %% ../../nbs/55_utility.prediction.ipynb #eba99d65
 MIN_EVENTS = 10 # deaths and survivors needed in the test people, and in a training arm 5
 
 def why_no_arm(y_train, y_test)->str: # '' when it can be judged
     "Why an arm cannot be trained or tested."
-    if min(len(y_train), len(y_test)) == 0: return f'no stay of the {"training" if len(y_train) == 0 else "test"} arm outlasts the window'
+    for y,arm in ((y_train, 'training'), (y_test, 'test')):
+        if len(y) == 0: return f'no stay of the {arm} arm outlasts the window'
     a, b = (int(min(np.sum(y), np.sum(~np.asarray(y, bool)))) for y in (y_train, y_test))
     if a == 0: return 'the training arm has a single outcome class'
     if a < 5: return f'only {a} stays of the rarer outcome in the training arm'
@@ -103,13 +107,14 @@ def arm_rows(y, p, subject_id, model:str, arm:str, n_boot:int, g)->list[dict]:
     "AUROC, AUPRC and Brier score of one arm and model."
     w = bootstrap_weights(subject_id, n_boot, g).astype('float64')
     w = w[(w @ y > 0) & (w @ ~y > 0)]
-    ap = interval(average_precision_score(y, p), [average_precision_score(y, p, sample_weight=k) for k in w], len(y), bounds=(0, 1))
+    ap = interval(average_precision_score(y, p), [average_precision_score(y, p, sample_weight=k) for k in w], len(y),
+                  bounds=(0, 1))
     err = (p - y)**2
     brier = interval(brier_score_loss(y, p), (w @ err)/w.sum(1), len(y), bounds=(0, 1))
     values = dict(auroc=delong(y, p), auprc=ap, brier=brier)
     return [score(m, model, e, arm) for m,e in values.items()]
 
-# %% ../../nbs/55_utility.prediction.ipynb #67d12c3b
+# %% ../../nbs/55_utility.prediction.ipynb #f79a8328
 def difference_rows(y, p_synth, p_real, model:str, margin:float)->list[dict]:
     "AUROC difference TSTR - TRTR on the same people, and its equivalence test."
     diff, se = delong_difference(y, p_synth, p_real)
@@ -117,12 +122,14 @@ def difference_rows(y, p_synth, p_real, model:str, margin:float)->list[dict]:
     z = norm.ppf(0.95)*se
     verdict = 'equivalent' if p < 0.05 else 'worse than the margin' if diff.value + z < -margin else 'not shown'
     note = f'{verdict} (margin {margin:g})'
-    return [score('auroc_difference', model, diff, 'TSTR-TRTR', note), score('equivalence_p', model, Estimate(p, p, p, len(y)), 'TSTR-TRTR', note)]
+    return [score('auroc_difference', model, diff, 'TSTR-TRTR', note),
+            score('equivalence_p', model, Estimate(p, p, p, len(y)), 'TSTR-TRTR', note)]
 
-# %% ../../nbs/55_utility.prediction.ipynb #4210800e
+# %% ../../nbs/55_utility.prediction.ipynb #de404038
 DIRECTIONS = dict(auroc='higher', auprc='higher', brier='lower', auroc_difference='zero', equivalence_p='lower')
 
-def arm_predictions(a, b, models, seed:int=0, horizon:float=24, columns=None)->tuple: # reason, y, people, model -> probabilities
+def arm_predictions(a, b, models, seed:int=0, horizon:float=24,
+                    columns=None)->tuple: # reason, y, people, model -> probabilities
     "Train on cohort `a`, predict cohort `b`."
     (sa, ya, _), (sb, yb, keep) = mortality_task(a, horizon, columns), mortality_task(b, horizon, columns)
     reason = why_no_arm(ya, yb)
@@ -157,6 +164,7 @@ def utility_scores(
     if 'TSTR' not in arms: return score_frame(rows, 'utility', DIRECTIONS)
     (bad_r, y, _, pr), (bad_s, _, _, ps) = arms['TRTR'], arms['TSTR']
     for m in models:
-        if bad_r or bad_s: rows += [no_score(k, m, bad_r or bad_s, 'TSTR-TRTR') for k in ('auroc_difference', 'equivalence_p')]
+        if bad_r or bad_s: rows += [no_score(k, m, bad_r or bad_s, 'TSTR-TRTR')
+                                    for k in ('auroc_difference', 'equivalence_p')]
         else: rows += difference_rows(y, ps[m], pr[m], m, margin)
     return score_frame(rows, 'utility', DIRECTIONS)
