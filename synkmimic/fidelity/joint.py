@@ -200,7 +200,7 @@ def _importance(model, x, y, groups, g, top:int)->list[dict]:
     best = sorted(alone, key=lambda k: -alone[k].value)[:top]
     return [score('c2st_importance', k, alone[k]) for k in best if alone[k].value > 0.5]
 
-# %% ../../nbs/52_fidelity.joint.ipynb #da051368
+# %% ../../nbs/52_fidelity.joint.ipynb #6a461f49
 def hour_tensor(cohort, mean, sd)->torch.Tensor: # (n,T,C) float32
     "What the network reads, hour by hour."
     m = cohort.mask
@@ -221,6 +221,7 @@ class HourClassifier(nn.Module):
         h, last = self.gru(x)
         return self.out(torch.cat([h.mean(1), last[0]], -1)).squeeze(-1)
 
+# %% ../../nbs/52_fidelity.joint.ipynb #18c3c15d
 def _train_gru(x, y, epochs:int, hidden:int, seed:int)->HourClassifier:
     "Adam on cross-entropy; the caller's random state is left as it was."
     g = torch.Generator().manual_seed(seed)
