@@ -140,7 +140,7 @@ def check_parameters(notebook, given:dict)->None:
         if not isinstance(v, want) or isinstance(v, bool) != isinstance(have[k], bool):
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
-# %% ../nbs/82_paper.ipynb #ddde3387
+# %% ../nbs/82_paper.ipynb #90992675
 class _Passing:
     "A text stream that lets progress lines through now and then."
     def __init__(self, label:str, every:float=15.):
@@ -160,6 +160,7 @@ def clock(seconds:float)->str:
     "Minutes and seconds."
     return f'{int(seconds)//60:02d}:{int(seconds)%60:02d}'
 
+# %% ../nbs/82_paper.ipynb #dcc37ba9
 def execute(
     notebook, # source
     target, # executed notebook, `.../X.ipynb`
@@ -468,7 +469,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #9d499d6c
+# %% ../nbs/82_paper.ipynb #23407032
 def _run(a)->int:
     "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
@@ -509,6 +510,7 @@ def _one(a)->int:
     run_notebook(a.notebook, p.folder, key, parameters=inputs)
     return 0
 
+# %% ../nbs/82_paper.ipynb #c913d377
 def main(argv=None)->int:
     "Entry point; a `SynkError` is printed as one message."
     a = _parser().parse_args(argv)
