@@ -137,7 +137,7 @@ def transition_distances(real, synth, wr, ws)->list[dict]:
                        n) if n >= 10 else 'too few stays with two consecutive charted hours'
     return bootstrap_rows('transition_tvd', found, (0, 1), overall='transition_tvd') if found else []
 
-# %% ../../nbs/53_fidelity.temporal.ipynb #39235615
+# %% ../../nbs/53_fidelity.temporal.ipynb #505a5efb
 def measurement_gaps(mask:np.ndarray)->np.ndarray: # (n,T,F) -> (n,T,F) float32
     "Hours since the previous measurement of the stay, NaN at the first and where not measured."
     t = np.arange(mask.shape[1], dtype='float32')[None, :, None]
@@ -160,7 +160,7 @@ def measurement_distances(real, synth, wr, ws)->list[dict]:
     stay = distribution_distance(real.length.astype(float), synth.length.astype(float), wr, ws)[0]
     return (bootstrap_rows('gap_ks', gaps, (0, 1), overall='gap_ks') + bootstrap_rows('count_ks', counts, (0, 1),
                                                                                       overall='count_ks')
-            + bootstrap_rows('length_ks', {'length': (stay, min(len(real), len(synth)))}, (0, 1)))
+            + bootstrap_rows('length_ks', {'all': (stay, min(len(real), len(synth)))}, (0, 1)))
 
 # %% ../../nbs/53_fidelity.temporal.ipynb #ea98332d
 DIRECTIONS = dict(acf='target', acf_gap='lower', step_ks='lower', step_wasserstein='lower', transition_tvd='lower',
