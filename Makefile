@@ -15,7 +15,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 # The torch build. On a machine with a GPU: make paper TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128'
 TORCH ?= torch==2.13.0
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ENV := .venv
 PY := $(ENV)/bin/python
 LOCK := $(shell { cat requirements.lock; echo '$(TORCH)'; } 2>/dev/null | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-16)
@@ -27,13 +27,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SETTINGS = --data '$(DATA)' --root '$(ROOT)' --profile '$(PROFILE)' --overrides "$(OVERRIDES)" --seed $(SEED) --name '$(RUN)' --runs '$(RUNS)'
 
+ifeq ($(MAKECMDGOALS)$(NAME),stage)
+$(error make stage NAME=...: one of $(basename $(notdir $(wildcard nbs/paper/*.ipynb))))
+endif
+
 .PHONY: paper stage test check export outputs docs lab clean help
 
 paper: $(READY) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES ITEMS)
 	@$(PY) -m synkmimic.paper run $(SETTINGS) --cores $(CORES) $(ITEMS)
 
 stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC=] and paper's settings
-	@test -n '$(NAME)' || { echo "make stage NAME=...: one of $$(ls nbs/paper | sed 's/\.ipynb//' | tr '\n' ' ')"; exit 2; }
 	@$(PY) -m synkmimic.paper one $(NAME) $(SETTINGS) $(if $(COHORT),-p cohort='$(COHORT)') $(if $(HOLDOUT),-p holdout='$(HOLDOUT)') \
 	  $(if $(TRANSFORM),-p transform='$(TRANSFORM)') $(if $(STATIC),-p static_vae='$(STATIC)') $(if $(TEMPORAL),-p temporal_vae='$(TEMPORAL)') \
 	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)')
@@ -66,7 +69,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY):
-	@test -n '$(PYTHON)' && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed (make ... PYTHON=path)'; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed (make ... PYTHON=path)'; exit 1; }
 	@echo "environment: .venv with $$($(PYTHON) -V) (once, some minutes)"
 	@test -x $(PY) || $(PYTHON) -m venv $(ENV)
 	@rm -f $(ENV)/ready-*
