@@ -50,7 +50,7 @@ class BernoulliMixture(nn.Module):
         bits = torch.bernoulli((c + self.pattern[k]).sigmoid(), generator=generator)
         return torch.where(self.held.isnan(), bits, self.held)
 
-# %% ../../nbs/30_models.heads.ipynb #3eeef059
+# %% ../../nbs/30_models.heads.ipynb #1f3a8ecd
 class Categorical(nn.Module):
     "C categorical variables with `sizes` levels each."
     def __init__(self, hidden:int, sizes):
@@ -60,6 +60,7 @@ class Categorical(nn.Module):
         level = [i*max(self.sizes) + k for i,s in enumerate(self.sizes) for k in range(s)]
         self.register_buffer('place', torch.tensor(level, dtype=torch.long), persistent=False)
         self.register_buffer('seen', torch.ones(sum(self.sizes))) # 0 for a level that never occurs in training
+        self.stay = nn.Parameter(torch.full((sum(self.sizes),), 2.)) # added to the logit of the level charted before
 
     @torch.no_grad()
     def start(self, share:Tensor)->None: # (sum of sizes,)
@@ -68,23 +69,24 @@ class Categorical(nn.Module):
         self.out.bias[:] = share.clamp_min(1e-3).log()
         self.out.weight[:] *= 0.1
 
-    def forward(self, h:Tensor)->Tensor: # (N,H) -> log probabilities (N,C,L)
+    def forward(self, h:Tensor, last:Tensor|None=None)->Tensor: # (N,H), one-hot (N, sum of sizes) -> log probabilities (N,C,L)
+        logits = self.out(h) if last is None else self.out(h) + last*self.stay
         wide = h.new_full((*h.shape[:-1], len(self.sizes)*max(self.sizes)), -torch.inf)
-        wide = wide.index_copy(-1, self.place, self.out(h).to(wide.dtype))
+        wide = wide.index_copy(-1, self.place, logits.to(wide.dtype))
         return wide.unflatten(-1, (len(self.sizes), -1)).log_softmax(-1)
 
-    def nll(self, h:Tensor, x:Tensor)->Tensor: # (N,H) (N,C) -> (N,)
+    def nll(self, h:Tensor, x:Tensor, last:Tensor|None=None)->Tensor: # (N,H) (N,C) -> (N,)
         "Negative log-likelihood of codes `x`; -1 is missing."
         if not self.sizes: return h.new_zeros(h.shape[:-1])
-        logp = self(h).gather(-1, x.clamp_min(0)[..., None])[..., 0]
+        logp = self(h, last).gather(-1, x.clamp_min(0)[..., None])[..., 0]
         return -torch.where(x >= 0, logp, 0.).sum(-1)
 
     @torch.no_grad()
-    def sample(self, h:Tensor, generator:torch.Generator|None=None)->Tensor: # (N,H) -> (N,C)
+    def sample(self, h:Tensor, generator:torch.Generator|None=None, last:Tensor|None=None)->Tensor: # (N,H) -> (N,C)
         "Draw each category by its probability."
         if not self.sizes: return h.new_zeros(*h.shape[:-1], 0, dtype=torch.long)
         seen = self.seen.new_zeros(len(self.sizes)*max(self.sizes)).index_copy(0, self.place, self.seen)
-        p = self(h).exp()*seen.view(len(self.sizes), -1)
+        p = self(h, last).exp()*seen.view(len(self.sizes), -1)
         return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
 
 # %% ../../nbs/30_models.heads.ipynb #92684d49
