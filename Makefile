@@ -13,7 +13,7 @@ RUN ?=
 RUNS ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-# The torch build. On a machine with a GPU: make paper TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128'
+# The torch build, handed to pip as it stands. With a GPU, name your own: make paper TORCH='torch==2.13.0 --index-url URL-of-the-build'
 TORCH ?= torch==2.13.0
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ENV := .venv

@@ -15,7 +15,7 @@ import pandas as pd
 from .cohort import Cohort
 from .core import SynkError, write_text
 
-# %% ../nbs/81_tables.ipynb #ba426397
+# %% ../nbs/81_tables.ipynb #f96aec58
 FLOOR = 11 # counts of people below this are never printed
 
 def suppress(
@@ -38,7 +38,7 @@ def number_text(x, digits:int=3)->str:
 
 def estimate_text(value, low=np.nan, high=np.nan, digits:int=3)->str:
     "Value with its interval."
-    if not (np.isfinite(low) and np.isfinite(high)): return number_text(value, digits)
+    if not (np.isfinite(low) and np.isfinite(high)) or low == value == high: return number_text(value, digits)
     return f'{number_text(value, digits)} ({number_text(low, digits)} to {number_text(high, digits)})'
 
 # %% ../nbs/81_tables.ipynb #daa3acc1
