@@ -78,7 +78,7 @@ def loss_curves(
     if 'split' in history and history['split'].nunique() > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/80_plots.ipynb #032a963a
+# %% ../nbs/80_plots.ipynb #2d4b926f
 def _bins(x:np.ndarray, most:int=24)->np.ndarray:
     "Common bin edges: one bin per value when there are few, else equal bins, wider for fewer people."
     levels, (low, high) = np.unique(x), np.quantile(x, [0.01, 0.99])
@@ -86,7 +86,9 @@ def _bins(x:np.ndarray, most:int=24)->np.ndarray:
     if len(levels) <= 8:
         middle = (levels[1:] + levels[:-1])/2
         return np.concatenate([[2*levels[0] - middle[0]], middle, [2*levels[-1] - middle[-1]]])
-    return np.linspace(low, high if high > low else low + 1, int(np.clip(len(x)**0.5/1.5, 6, most)) + 1)
+    step = np.diff(levels).min() # edges fall between charted values and every bin holds as many of them
+    width = max(1, np.ceil((high - low)/np.clip(len(x)**0.5/1.5, 6, most)/step - 1e-6))*step
+    return np.arange(low - step/2, max(high, low + width) + width, width)
 
 def _numeric_panel(ax, d:pd.DataFrame, floor:int)->None:
     "Densities of one numerical variable."

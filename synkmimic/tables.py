@@ -15,7 +15,7 @@ import pandas as pd
 from .cohort import Cohort
 from .core import SynkError, write_text
 
-# %% ../nbs/81_tables.ipynb #f96aec58
+# %% ../nbs/81_tables.ipynb #a1c58734
 FLOOR = 11 # counts of people below this are never printed
 
 def suppress(
@@ -37,7 +37,7 @@ def number_text(x, digits:int=3)->str:
     return f'{x:,.{digits if abs(x) < 10 else max(digits - 2, 0) if abs(x) < 1000 else 0}f}'
 
 def estimate_text(value, low=np.nan, high=np.nan, digits:int=3)->str:
-    "Value with its interval."
+    "Value with its interval; a number without one, such as a p-value, stands alone."
     if not (np.isfinite(low) and np.isfinite(high)) or low == value == high: return number_text(value, digits)
     return f'{number_text(value, digits)} ({number_text(low, digits)} to {number_text(high, digits)})'
 
