@@ -9,7 +9,7 @@ __all__ = ['PACKAGE', 'OWNS', 'PAPER', 'VARIANTS', 'bare_code', 'code_cells', 'o
            'keys', 'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'git_revision', 'manifest',
            'write_manifest', 'snakemake_command', 'main']
 
-# %% ../nbs/82_paper.ipynb #512ca3f2
+# %% ../nbs/82_paper.ipynb #b18d00e5
 import argparse
 import ast
 import contextlib
@@ -18,7 +18,6 @@ import fcntl
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
