@@ -40,9 +40,15 @@ class Feature:
         if None not in (self.low, self.high) and self.low > self.high:
             raise SynkError(f'{self.name}: low {self.low} is above high {self.high}')
 
-# %% ../nbs/01_schema.ipynb #78588dc0
+# %% ../nbs/01_schema.ipynb #57801d83
 PARTS = ('static', 'values', 'flags', 'states')
 
+def _refuse_doubles(names)->None:
+    "Every variable has its own name."
+    double = sorted({n for n in names if names.count(n) > 1})
+    if double: raise SynkError(f'variables named twice: {double}')
+
+# %% ../nbs/01_schema.ipynb #d40e407c
 @dataclass(frozen=True)
 class Schema:
     "The variables, the hour grid and the outcome classes of a cohort."
@@ -58,31 +64,26 @@ class Schema:
 
     def __post_init__(self):
         for p in (*PARTS, 'outcomes'): object.__setattr__(self, p, tuple(getattr(self, p)))
-        names = [f.name for p in PARTS for f in getattr(self, p)]
-        double = sorted({n for n in names if names.count(n) > 1})
-        if double: raise SynkError(f'variables named twice: {double}')
+        _refuse_doubles([f.name for p in PARTS for f in getattr(self, p)])
         if self.origin not in ('simulated', 'open', 'restricted'): raise SynkError(f'origin {self.origin!r} is unknown')
         if len(self.outcomes) < 2 or self.hours < 1: raise SynkError('a schema needs two outcomes and one hour')
 
     def names(self, part:str)->list[str]:
-        "Names of `static`, `values`, `flags` or `states`, in array order."
+        "Names of one part, in array order."
         return [f.name for f in getattr(self, part)]
-
     def feature(self, name:str)->Feature:
         "The variable of that name."
         found = {f.name: f for p in PARTS for f in getattr(self, p)}
-        if name not in found: raise SynkError(f'no variable {name!r} in the schema.{nearest(name, found)}')
-        return found[name]
+        if name in found: return found[name]
+        raise SynkError(f'no variable {name!r} in the schema.{nearest(name, found)}')
 
     def static_of_kind(self, kind:str)->list[str]:
         "Names of the static variables of one kind."
         return [f.name for f in self.static if f.kind == kind]
-
     def index(self, part:str, name:str)->int:
         "Position of `name` on the last axis of `part`."
-        names = self.names(part)
-        if name not in names: raise SynkError(f'no variable {name!r} among the {part}.{nearest(name, names)}')
-        return names.index(name)
+        if name in (names := self.names(part)): return names.index(name)
+        raise SynkError(f'no variable {name!r} among the {part}.{nearest(name, names)}')
 
     def to_json(self)->dict:
         "A plain dictionary."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ks_columns', 'record_gap', 'hours_gap', 'load_static_vae', 'load_temporal_vae', 'load_sampler', 'fit_transform',
            'fit_static_vae', 'static_posterior', 'temporal_posterior', 'fit_temporal_vae', 'latents', 'fit_sampler',
-           'asked_outcomes', 'decode_cohort', 'agree_length', 'matches', 'Synthesizer']
+           'asked_outcomes', 'decode_cohort', 'agree_length', 'matches', 'Stages', 'draw_records', 'Synthesizer']
 
 # %% ../nbs/41_synthesizer.ipynb #5ed7259a
 import dataclasses
@@ -45,7 +45,7 @@ def ks_columns(
     last = torch.cat([x[1:] != x[:-1], torch.ones_like(x[:1], dtype=torch.bool)]) # only the last of equal values counts
     return torch.where(count.min(0).values > 0, (step.cumsum(0).abs()*last).max(0).values, 0.)
 
-# %% ../nbs/41_synthesizer.ipynb #23af52f7
+# %% ../nbs/41_synthesizer.ipynb #5ea4133b
 def _hidden(x:Tensor, mask:Tensor)->Tensor:
     "NaN where not measured."
     return torch.where(mask, x, torch.nan)
@@ -60,12 +60,18 @@ def record_gap(real:dict[str, Tensor], synth:dict[str, Tensor])->float:
         parts.append(0.5*(share[0] - share[1]).abs().sum()[None])
     return sum(float(p.mean()) for p in parts if len(p))/len(parts)
 
-def _memory(d:dict[str, Tensor])->Tensor: # (D,)
-    "Lag-1 autocorrelation within stays, measured neighbours only."
+def _memory(d:dict[str, Tensor])->tuple[Tensor, Tensor]: # (D,) (D,)
+    "Lag-1 autocorrelation within stays over measured neighbours, and how many neighbours there are."
     m = d['mask'].float()
     x = (d['mid'] - (d['mid']*m).sum(1, keepdim=True)/m.sum(1, keepdim=True).clamp_min(1))*m
     pair = m[:, 1:]*m[:, :-1]
-    return (x[:, 1:]*x[:, :-1]*pair).sum((0, 1))/(0.5*(x[:, 1:]**2 + x[:, :-1]**2)*pair).sum((0, 1)).clamp_min(1e-6)
+    rho = (x[:, 1:]*x[:, :-1]*pair).sum((0, 1))/(0.5*(x[:, 1:]**2 + x[:, :-1]**2)*pair).sum((0, 1)).clamp_min(1e-6)
+    return rho, pair.sum((0, 1))
+
+def _weighted(gap:Tensor, support:Tensor)->float:
+    "Mean of `gap`, each entry by the square root of its support: a test charted twice tells nothing."
+    w = support.float().sqrt()
+    return float((gap*w).sum()/w.sum().clamp_min(1e-6))
 
 def hours_gap(real:dict[str, Tensor], synth:dict[str, Tensor])->float:
     "Mean distance between two sets of encoded hours: values, stay means, charting, flags, memory, correlation."
@@ -73,11 +79,14 @@ def hours_gap(real:dict[str, Tensor], synth:dict[str, Tensor])->float:
     values = [_hidden(d['mid'], d['mask']).flatten(0, 1) for d in (real, synth)]
     rate = [torch.cat([d['mask'].float(), d['flags']], -1).mean(0) for d in (real, synth)]
     tied = [torch.nan_to_num(torch.corrcoef(m.nan_to_num(0.).T)) if m.shape[1] > 1 else torch.zeros(1, 1) for m in means]
-    parts = [ks_columns(*means), ks_columns(*values), 3*(rate[0] - rate[1]).abs().mean(0), (_memory(real) - _memory(synth)).abs(),
-             (tied[0] - tied[1]).abs()]
-    return sum(float(p.mean()) for p in parts)/len(parts)
+    stays, hours = ((~x[0].isnan()).sum(0) for x in (means, values))
+    both = (~means[0].isnan()).float()
+    (rho, pairs), (rho2, pairs2) = _memory(real), _memory(synth)
+    parts = [_weighted(ks_columns(*means), stays), _weighted(ks_columns(*values), hours), 3*float((rate[0] - rate[1]).abs().mean()),
+             _weighted((rho - rho2).abs(), torch.minimum(pairs, pairs2)), _weighted((tied[0] - tied[1]).abs(), both.T @ both)]
+    return sum(parts)/len(parts)
 
-# %% ../nbs/41_synthesizer.ipynb #bf59960e
+# %% ../nbs/41_synthesizer.ipynb #7060cd91
 class _StaticTask(Task):
     "The static VAE, judged on records decoded from training latents."
     name = 'static_vae'
@@ -87,7 +96,8 @@ class _StaticTask(Task):
 
     def quality(self, kept):
         z = reparameterise(*kept.encoder(self.source))
-        return record_gap(self.real, kept.sample(z, self.source['outcome'], self.transform.static.canonical))
+        items = sum(self.real[k].shape[1] for k in ('s_mask', 's_cat', 's_flag')) + 1
+        return record_gap(self.real, kept.sample(z, self.source['outcome'], self.transform.static.canonical)) + float(kept(self.real)['total'])/items
 
 class _TemporalTask(Task):
     "The temporal VAE, judged on hours decoded from training latents."
@@ -100,8 +110,10 @@ class _TemporalTask(Task):
         source = _rows(self.data, self.fit[torch.randperm(len(self.fit))[:512]])
         z_static = reparameterise(source['zs_mu'], source['zs_logvar'])
         z = reparameterise(*kept.encoder(source, z_static))
-        return hours_gap(self.real, kept.sample(source, z, z_static, self.transform.values.canonical))
+        items = self.real['mask'].sum()/len(self.real['outcome'])
+        return hours_gap(self.real, kept.sample(source, z, z_static, self.transform.values.canonical)) + float(kept(self.real)['total']/items)
 
+# %% ../nbs/41_synthesizer.ipynb #f47c3762
 class _GANTask(Task):
     "The latent GAN: several critic steps on cached latents, one generator step."
     name = 'latent_gan'
@@ -319,8 +331,59 @@ def matches(record:dict[str, Tensor], given:dict, transform:CohortTransform)->Te
             ok &= record['s_mask'][:, k] & (number[:, k] >= low) & (number[:, k] <= high)
     return ok
 
-# %% ../nbs/41_synthesizer.ipynb #2d30b6f2
-class Synthesizer:
+# %% ../nbs/41_synthesizer.ipynb #1532c70e
+class Stages:
+    "The finished stages: transform, static VAE, temporal VAE, latent scale and sampler."
+    @classmethod
+    def from_stages(cls, transform, static_vae, temporal_vae, sampler):
+        "From the folders of finished stages."
+        self = cls.__new__(cls)
+        self.cfg, self.seed, self.transform_ = None, 0, CohortTransform.load(transform)
+        self.static_vae_, self.temporal_vae_ = load_static_vae(static_vae), load_temporal_vae(temporal_vae)
+        self.scale_, self.sampler_ = load_sampler(sampler)
+        if self.static_vae_.schema != self.temporal_vae_.schema or self.static_vae_.schema != self.transform_.schema:
+            raise DataError('the stages were trained on different schemas', file=temporal_vae)
+        return self
+
+    def save(self, folder)->None:
+        "Write the finished models (weights only: nobody's latents)."
+        static, temporal, schema = self.static_vae_, self.temporal_vae_, self.transform_.schema.to_json()
+        gan = isinstance(self.sampler_, GANSampler)
+        own = self.sampler_.generator.state_dict() if gan else self.sampler_.arrays
+        meta = dict(cfg=dataclasses.asdict(self.sampler_.generator.cfg) if gan else {}, n_classes=len(self.transform_.schema.outcomes))
+        with atomic_folder(folder) as d:
+            self.transform_.save(d/'transform')
+            _write_model(d/'static_vae', 'static_vae', static.state_dict(), '', cfg=dataclasses.asdict(static.cfg), schema=schema)
+            _write_model(d/'temporal_vae', 'temporal_vae', temporal.state_dict(), '', cfg=dataclasses.asdict(temporal.cfg),
+                         schema=schema, static_dim=static.cfg.latent_dim)
+            _write_model(d/'sampler', 'latent_gan' if gan else 'gaussian_mixture',
+                         own | {'scale.mean': self.scale_.mean, 'scale.std': self.scale_.std}, '', **meta)
+
+    @classmethod
+    def load(cls, folder):
+        "The inverse of `save`."
+        return cls.from_stages(*(Path(folder)/k for k in ('transform', 'static_vae', 'temporal_vae', 'sampler')))
+
+# %% ../nbs/41_synthesizer.ipynb #8b7df096
+def draw_records(stages:Stages, y:Tensor, given:dict, g:torch.Generator)->tuple[dict[str, Tensor], Tensor, Tensor]:
+    "Static records for the outcomes `y`, drawn again until they match `given`, with both latents."
+    tf, model = stages.transform_, stages.static_vae_
+    def draw(y):
+        z_static, z = stages.scale_.inverse(stages.sampler_.sample(y, g)).tensor_split([model.cfg.latent_dim], 1)
+        return agree_length(model.sample(z_static, y, tf.static.canonical, g), tf) | dict(z_static=z_static, z=z)
+    record = draw(y)
+    ok = matches(record, given, tf)
+    for _ in range(200):
+        if ok.all(): break
+        again = torch.where(~ok)[0]
+        fresh = draw(y[again])
+        for k in record: record[k][again] = fresh[k]
+        ok[again] = matches(fresh, given, tf)
+    if not ok.all(): raise SynkError(f'{int((~ok).sum())} of {len(ok)} stays could not be drawn with {given}: too rare for this model')
+    return record, record.pop('z'), record.pop('z_static')
+
+# %% ../nbs/41_synthesizer.ipynb #94c63dc4
+class Synthesizer(Stages):
     "The three models as one generator of cohorts."
     def __init__(self,
         cfg=None, # a composed configuration
@@ -337,41 +400,12 @@ class Synthesizer:
         "Train all stages in order."
         if folder is None:
             with tempfile.TemporaryDirectory() as tmp: return self.fit(train, tmp, progress)
-        f, rest = Path(folder), (self.cfg, self.seed)
+        f, rest, kind = Path(folder), (self.cfg, self.seed), self.cfg.model.sampler
         self.transform_ = fit_transform(train, *rest, f/'transform')
         self.static_vae_ = fit_static_vae(train, self.transform_, *rest, f/'static_vae', progress)
         self.temporal_vae_ = fit_temporal_vae(train, self.transform_, self.static_vae_, *rest, f/'temporal_vae', progress)
-        kind = self.cfg.model.sampler
         self.scale_, self.sampler_ = fit_sampler(train, self.transform_, self.static_vae_, self.temporal_vae_, *rest, f/kind, progress)
         return self
-
-    @classmethod
-    def from_stages(cls, transform, static_vae, temporal_vae, sampler)->'Synthesizer':
-        "From the folders of finished stages."
-        self = cls.__new__(cls)
-        self.cfg, self.seed, self.transform_ = None, 0, CohortTransform.load(transform)
-        self.static_vae_, self.temporal_vae_ = load_static_vae(static_vae), load_temporal_vae(temporal_vae)
-        self.scale_, self.sampler_ = load_sampler(sampler)
-        if self.static_vae_.schema != self.temporal_vae_.schema or self.static_vae_.schema != self.transform_.schema:
-            raise DataError('the stages were trained on different schemas', file=temporal_vae)
-        return self
-
-    def _records(self, y:Tensor, given, g:torch.Generator)->tuple[dict[str, Tensor], Tensor, Tensor]:
-        "Static records and both latents for the outcomes `y`."
-        tf, model = self.transform_, self.static_vae_
-        def draw(y):
-            z_static, z = self.scale_.inverse(self.sampler_.sample(y, g)).tensor_split([model.cfg.latent_dim], 1)
-            return agree_length(model.sample(z_static, y, tf.static.canonical, g), tf) | dict(z_static=z_static, z=z)
-        record = draw(y)
-        ok = matches(record, given or {}, tf)
-        for _ in range(200):
-            if ok.all(): break
-            again = torch.where(~ok)[0]
-            fresh = draw(y[again])
-            for k in record: record[k][again] = fresh[k]
-            ok[again] = matches(fresh, given, tf)
-        if not ok.all(): raise SynkError(f'{int((~ok).sum())} of {len(ok)} stays could not be drawn with {given}: too rare for this model')
-        return record, record.pop('z'), record.pop('z_static')
 
     @torch.no_grad()
     def sample(self,
@@ -381,34 +415,12 @@ class Synthesizer:
         given:dict|None=None, # static values that every stay must have
     )->Cohort:
         "Draw `n` synthetic stays."
-        tf = self.transform_
+        tf, parts = self.transform_, []
         if n < 1: raise SynkError('ask for at least one stay')
         y = asked_outcomes(n, outcome, tf.prevalence, tf.schema, np.random.default_rng(torch_seed(seed, 'sample', 'outcome')))
-        parts = []
         for b,block in enumerate(torch.as_tensor(y).split(4096)):
             g = torch.Generator().manual_seed(torch_seed(seed, 'sample', b))
-            record, z, z_static = self._records(block, given, g)
+            record, z, z_static = draw_records(self, block, given or {}, g)
             parts.append(decode_cohort(record, self.temporal_vae_.sample(record, z, z_static, tf.values.canonical, g), tf))
-        cohort = concat(parts) if len(parts) > 1 else parts[0]
-        cohort.subject_id = cohort.stay_id = np.array([f'synth{k:07d}' for k in range(n)], object)
-        return cohort
-
-    def save(self, folder)->None:
-        "Write the finished models (weights only: nobody's latents)."
-        with tempfile.TemporaryDirectory() as tmp, atomic_folder(folder) as d:
-            self.transform_.save(d/'transform')
-            static, temporal = self.static_vae_, self.temporal_vae_
-            schema = self.transform_.schema.to_json()
-            _write_model(d/'static_vae', 'static_vae', static.state_dict(), '', cfg=dataclasses.asdict(static.cfg), schema=schema)
-            _write_model(d/'temporal_vae', 'temporal_vae', temporal.state_dict(), '', cfg=dataclasses.asdict(temporal.cfg), schema=schema,
-                         static_dim=static.cfg.latent_dim)
-            gan = isinstance(self.sampler_, GANSampler)
-            own = self.sampler_.generator.state_dict() if gan else self.sampler_.arrays
-            meta = dict(cfg=dataclasses.asdict(self.sampler_.generator.cfg) if gan else {}, n_classes=len(self.transform_.schema.outcomes))
-            _write_model(d/'sampler', 'latent_gan' if gan else 'gaussian_mixture',
-                         own | {'scale.mean': self.scale_.mean, 'scale.std': self.scale_.std}, '', **meta)
-
-    @classmethod
-    def load(cls, folder)->'Synthesizer':
-        "The inverse of `save`."
-        return cls.from_stages(*(Path(folder)/k for k in ('transform', 'static_vae', 'temporal_vae', 'sampler')))
+        ids = np.array([f'synth{k:07d}' for k in range(n)], object)
+        return dataclasses.replace(concat(parts), subject_id=ids, stay_id=ids)

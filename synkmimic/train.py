@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'Task', 'save_checkpoint', 'load_checkpoint', 'people_split', 'learning_rate', 'fit_task']
 
-# %% ../nbs/40_train.ipynb #fd661125
+# %% ../nbs/40_train.ipynb #b3eda710
 import copy
 import math
 import time
@@ -19,7 +19,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import ConfigError, DataError, SynkError, atomic_folder, read_json, torch_seed, write_json
+from .core import DataError, SynkError, atomic_folder, read_json, torch_seed, write_json
 
 # %% ../nbs/40_train.ipynb #48569ff8
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def learning_rate(step:int, per_epoch:int, cfg:TrainConfig)->float:
     if step < warm: return cfg.lr*(step + 1)/warm
     return cfg.lr*(0.1 + 0.45*(1 + math.cos(math.pi*min(1, (step - warm)/max(total - warm, 1)))))
 
-# %% ../nbs/40_train.ipynb #4a1b2a0d
+# %% ../nbs/40_train.ipynb #1a05927d
 def _epoch(fabric, task, data, fit, optimizers, average, cfg, epoch:int, seed:int)->dict[str, float]:
     "One pass over the training stays in a fresh order; mean loss parts."
     torch.manual_seed(torch_seed(seed, task.name, 'epoch', epoch))
@@ -137,6 +137,7 @@ def _judge(task, average, epoch:int, seed:int)->float:
     average.eval()
     with torch.no_grad(): return float(task.quality(average))
 
+# %% ../nbs/40_train.ipynb #0917d368
 def fit_task(
     task:Task, # model, steps and judge
     data:dict[str, Tensor], # tensors of equal first dimension

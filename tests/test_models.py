@@ -116,9 +116,10 @@ def test_fault_14_what_is_masked_is_missing(model, synth):
 
 
 def test_fault_15_lengths_and_outcomes_are_drawn_not_copied(ward, model, synth):
-    pairs = lambda c: set(zip(c.length[c.length < 24], c.static.los[c.length < 24].round(2)))
-    fresh = len(pairs(synth) - pairs(ward))/len(pairs(synth))
-    assert fresh > 0.3, f'only {fresh:.2f} of the generated short stays are new'
+    record = lambda c: list(zip(c.static.age, c.static.weight.fillna(-1), c.static.los.round(2)))
+    copied = lambda c: np.mean([r in known for r in record(c)])
+    known = set(record(ward))
+    assert copied(synth) <= copied(toy_cohort(4000, seed=50)) + 0.002, 'static records of training people come out'
     assert abs((synth.length == 24).mean() - (ward.length == 24).mean()) < 0.05
     assert abs(np.bincount(synth.outcome)/4000 - np.bincount(ward.outcome)/800).max() < 0.001
     half = model.sample(100, outcome=dict(survived=0.5, icu_death=0.5))
@@ -237,7 +238,7 @@ def test_fault_21_sigkill_loses_at_most_one_epoch(tmp_path):
     assert before == 12 or f'resumed after epoch {before}' in second, second
     run(tmp_path/'b').communicate()
     a, b = (load_static_vae(tmp_path/k/'s').state_dict() for k in 'ab')
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert all(torch.equal(a[k].nan_to_num(9.), b[k].nan_to_num(9.)) for k in a) # NaN marks bits that are not held
 
 
 def test_fault_22_fused_heads_and_detached_critic(ward):
@@ -271,4 +272,4 @@ def test_another_schema_is_refused(model):
 
 
 def test_static_vae_needs_no_more_than_the_schema():
-    assert StaticVAE(StaticVAEConfig(), toy_cohort(5).schema).n_flags == 2
+    assert StaticVAE(StaticVAEConfig(), toy_cohort(5).schema).decoder.n_flags == 2

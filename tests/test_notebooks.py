@@ -75,7 +75,10 @@ def test_paper_is_parameterised_and_silent(nb):
 
 @every(NBS + PAPER)
 def test_no_machine_in_a_notebook(nb):
-    whole = nb.read_text(encoding='utf-8')
+    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    for c in cells: # a picture is base64, in which any four letters may occur
+        for o in c.get('outputs', []): o.get('data', {}).pop('image/png', None)
+    whole = json.dumps(cells, ensure_ascii=False)
     assert not re.search(r'(?<![\w.])/(tmp|work|root|home|Users)/\w', whole), 'a path of a machine'
     assert not re.search(r'pickle\.load|read_pickle|joblib\.load|torch\.load\(|allow_pickle=True', whole), 'a pickle is never loaded'
     assert not re.search(r'(TO' + r'DO|FIX' + r'ME|NotImplemented' + r'Error)', whole)

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['LatentScale', 'GaussianMixtureConfig', 'GaussianMixtureSampler', 'GANSampler', 'energy_distance', 'sampler_quality']
 
-# %% ../../nbs/34_models.samplers.ipynb #e54f78a5
+# %% ../../nbs/34_models.samplers.ipynb #11aabc1b
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor

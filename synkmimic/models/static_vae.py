@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StaticVAEConfig', 'record_size', 'record_vector', 'kl_normal', 'kl_above', 'reparameterise', 'Encoder', 'spread',
-           'StaticVAE']
+           'Decoder', 'StaticVAE']
 
 # %% ../../nbs/31_models.static_vae.ipynb #4e635d42
 from dataclasses import dataclass
@@ -80,19 +80,19 @@ class Encoder(nn.Module):
         mu, logvar = self.body(torch.cat([record_vector(batch, self.schema), y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/31_models.static_vae.ipynb #333f0ab1
+# %% ../../nbs/31_models.static_vae.ipynb #0bdcac4d
 def spread(low:Tensor, high:Tensor)->Tensor:
     "A fresh draw of each score inside its charting cell."
     return torch.special.ndtri((low + (high - low)*torch.rand_like(low)).clamp(1e-6, 1 - 1e-6))
 
-class StaticVAE(nn.Module):
-    "Conditional VAE of the static record."
+# %% ../../nbs/31_models.static_vae.ipynb #c87652cc
+class Decoder(nn.Module):
+    "Likelihood of a static record given its latent and outcome."
     def __init__(self, cfg:StaticVAEConfig, schema:Schema):
         super().__init__()
-        self.cfg, self.schema, h = cfg, schema, cfg.hidden_dim
+        self.schema, h = schema, cfg.hidden_dim
         self.n_numbers, self.n_flags = len(schema.static_of_kind('numerical')), len(schema.static_of_kind('flag'))
         sizes = _sizes(schema)
-        self.encoder = Encoder(cfg, schema)
         self.body = nn.Sequential(nn.Linear(cfg.latent_dim + len(schema.outcomes), h), nn.SiLU(), nn.Dropout(cfg.dropout),
                                   nn.Linear(h, h), nn.SiLU())
         self.after_categories, self.after_binary = nn.Linear(sum(sizes), h), nn.Linear(self.n_numbers + self.n_flags, h)
@@ -100,22 +100,8 @@ class StaticVAE(nn.Module):
         self.binary = BernoulliMixture(h, self.n_numbers + self.n_flags, cfg.components)
         self.numbers = Numbers(h, self.n_numbers, cfg.rank)
 
-    def start(self, batch:dict[str, Tensor])->'StaticVAE':
-        "Begin at the training frequencies."
-        self.binary.start(torch.cat([batch['s_mask'].float(), batch['s_flag']], -1).mean(0))
-        self.categories.start(_onehots(batch, self.schema).mean(0))
-        return self
-
     def _hidden(self, z:Tensor, y:Tensor)->Tensor: # (B,Z) (B,) -> (B,H)
         return self.body(torch.cat([z, F.one_hot(y, len(self.schema.outcomes)).float()], -1))
-
-    def forward(self, batch:dict[str, Tensor])->dict[str, Tensor]:
-        "Losses in nats per stay."
-        mu, logvar = self.encoder(batch)
-        kl = kl_normal(mu, logvar)
-        parts = self.reconstruction(batch, reparameterise(mu, logvar))
-        total = sum(parts.values()) + self.cfg.beta*kl_above(kl, self.cfg.free_bits)
-        return parts | dict(kl=kl.sum(-1).mean(), total=total)
 
     def reconstruction(self, batch:dict[str, Tensor], z:Tensor)->dict[str, Tensor]:
         "Negative log-likelihood of each piece, in nats per stay."
@@ -141,3 +127,29 @@ class StaticVAE(nn.Module):
         h, no = h + F.silu(self.after_binary(binary)), binary.new_zeros(len(y), self.n_numbers)
         s = self.numbers.sample(h, no, no, out['s_mask'], canonical, generator=generator)
         return out | dict(s_mid=torch.where(out['s_mask'], s, 0.))
+
+# %% ../../nbs/31_models.static_vae.ipynb #7d5ae18a
+class StaticVAE(nn.Module):
+    "Conditional VAE of the static record."
+    def __init__(self, cfg:StaticVAEConfig, schema:Schema):
+        super().__init__()
+        self.cfg, self.schema = cfg, schema
+        self.encoder, self.decoder = Encoder(cfg, schema), Decoder(cfg, schema)
+
+    def start(self, batch:dict[str, Tensor])->'StaticVAE':
+        "Begin at the training frequencies."
+        self.decoder.binary.start(torch.cat([batch['s_mask'].float(), batch['s_flag']], -1).mean(0))
+        self.decoder.categories.start(_onehots(batch, self.schema).mean(0))
+        return self
+
+    def forward(self, batch:dict[str, Tensor])->dict[str, Tensor]:
+        "Losses in nats per stay."
+        mu, logvar = self.encoder(batch)
+        kl = kl_normal(mu, logvar)
+        parts = self.decoder.reconstruction(batch, reparameterise(mu, logvar))
+        total = sum(parts.values()) + self.cfg.beta*kl_above(kl, self.cfg.free_bits)
+        return parts | dict(kl=kl.sum(-1).mean(), total=total)
+
+    def sample(self, z:Tensor, y:Tensor, canonical=None, generator:torch.Generator|None=None)->dict[str, Tensor]:
+        "One static record per latent and outcome, with the keys of an encoded cohort."
+        return self.decoder.sample(z, y, canonical, generator)
