@@ -28,15 +28,17 @@ class TransformConfig:
     floor:int = 11 # values that must lie beyond the outermost knot: no extreme is learnt from fewer
     atom_share:float = 0.2 # a single value with more than this share keeps its own cell edges as knots
 
-# %% ../nbs/20_transform.ipynb #416c169e
+# %% ../nbs/20_transform.ipynb #9a7f1b9f
 def charting_step(
     x:np.ndarray, # measured values
 )->float:
-    "The coarsest decimal step that explains 99 % of the values."
-    steps = 10.**np.arange(2, -5, -1)
-    for step in steps:
-        if np.mean(np.abs(x/step - np.round(x/step)) < 1e-3) >= 0.99: return float(step)
-    return float(steps[-1])
+    "The coarsest decimal step of which 99 % of the values other than zero are multiples."
+    x = x[x != 0]
+    if len(x) == 0: return 1.
+    for step in 10.**np.arange(2, -7, -1):
+        k = np.round(x/step)
+        if np.mean((np.abs(x/step - k) < 1e-3) & (k != 0)) >= 0.99: return float(step)
+    return float(10**(np.floor(np.log10(np.median(np.abs(x)))) - 2)) # no step explains them: three significant digits
 
 # %% ../nbs/20_transform.ipynb #eef391ce
 def _knots(x:np.ndarray, step:float, cfg:TransformConfig, g)->tuple[np.ndarray, np.ndarray, float, float]:
@@ -121,7 +123,7 @@ def _fit_table(x:np.ndarray, features, cfg:TransformConfig, seed:int)->tuple[np.
     high = [np.inf if f.high is None else f.high for f in features]
     return tuple(np.asarray(a, 'float64') for a in (z, v, tails, step, low, high))
 
-# %% ../nbs/20_transform.ipynb #8e89e5f9
+# %% ../nbs/20_transform.ipynb #3b64553d
 class QuantileTransform(Knots):
     "Monotone maps between values and standard normals for D variables."
     @classmethod
@@ -140,6 +142,13 @@ class QuantileTransform(Knots):
         seen = ~torch.isnan(x)
         low[seen], high[seen] = self._cell(x[seen].double(), seen.nonzero()[:, 1])
         return low, high
+
+    def atoms(self, share:float=0.2)->Tensor: # (D,) code of a value that owns more than `share`, NaN where there is none
+        "The resting value of each variable, if it has one: 0 for most drugs."
+        grid = self.canonical(torch.special.ndtri(torch.linspace(0.005, 0.995, 100, dtype=torch.float64))[:, None].expand(-1, len(self.z)))
+        same = (grid[:, None] == grid[None]).float().mean(0) # (100,D) share of the grid in each point's cell
+        best = same.max(0)
+        return torch.where(best.values > share, grid.gather(0, best.indices[None])[0], torch.nan)
 
     def encode(self, x:Tensor)->Tensor: # (N,D) -> (N,D)
         "The canonical code of each value: the middle of its cell."

@@ -106,54 +106,63 @@ def factor_logdensity(
     logdet = 2*L.diagonal(dim1=-2, dim2=-1).log().sum(-1) + o @ psi.log()
     return -0.5*(quad + logdet + o.sum(-1)*math.log(2*math.pi))
 
-# %% ../../nbs/30_models.heads.ipynb #7dadb87e
+# %% ../../nbs/30_models.heads.ipynb #0f754c1a
 class NumberDensity(nn.Module):
     "Parameters of D correlated numbers given a hidden state, the last value of each and its recency (1/age; 0 never seen)."
     def __init__(self, hidden:int, dim:int, rank:int=4):
         super().__init__()
         self.dim = dim
-        self.out = nn.Linear(hidden, 6*dim)
+        self.out = nn.Linear(hidden, 7*dim)
         self.loading = nn.Parameter(0.3*torch.randn(dim, rank))
         start = torch.tensor([2., -0.3, -0.7, 0.15, -0.3]) # gate, its slope; spread when seen, its slope; slope of repeating
         self.memory = nn.Parameter(start[:, None].repeat(1, dim))
+        self.register_buffer('atom', torch.full((dim,), torch.nan)) # code of the resting value
 
     @torch.no_grad()
-    def start(self, repeats:Tensor)->None: # (D,)
-        "Begin at the training frequencies of repeated values."
-        self.out.bias[5*self.dim:] = repeats.clamp(1e-3, 1 - 1e-3).logit()
+    def start(self, repeats:Tensor, atom:Tensor|None=None)->None: # (D,) (D,)
+        "Begin at the training frequencies of repeated values; `atom` are the resting values."
+        self.out.bias[5*self.dim:6*self.dim] = repeats.clamp(1e-3, 1 - 1e-3).logit()
+        if atom is not None: self.atom = atom.float()
 
-    def forward(self, h:Tensor, last:Tensor, recency:Tensor): # (N,H) (N,D) (N,D) -> mu, sigma, delta, epsilon, repeat logit, each (N,D)
-        shift, gate, scale, tail, skew, repeat = self.out(h).chunk(6, -1)
+    def forward(self, h:Tensor, last:Tensor, recency:Tensor): # (N,H) (N,D) (N,D) -> mu, sigma, delta, epsilon, repeat and rest logits
+        shift, gate, scale, tail, skew, repeat, rest = self.out(h).chunk(7, -1)
         seen, age = (recency > 0).to(h.dtype), -recency.clamp_min(1/64).log() # log age in hours
         m = self.memory
         mu = shift + (gate + m[0] + m[1]*age).sigmoid()*last
         sigma = F.softplus(scale + 0.5 + seen*(m[2] + m[3]*age)) + 0.01
-        return mu, sigma, 0.3 + tail.add(0.8).sigmoid(), 1.5*torch.tanh(skew), repeat + m[4]*age
+        return mu, sigma, 0.3 + tail.add(0.8).sigmoid(), 1.5*torch.tanh(skew), repeat + m[4]*age, rest
 
     def loadings(self)->Tensor: # (D,r)
         "Rows shorter than one, so that every variance is one."
         return self.loading/(1 + self.loading.square().sum(-1, keepdim=True)).sqrt()
 
-# %% ../../nbs/30_models.heads.ipynb #73491aaa
+# %% ../../nbs/30_models.heads.ipynb #82896f84
 class Numbers(NumberDensity):
     "Likelihood and draws of D correlated numbers."
-    def nll(self, h:Tensor, z:Tensor, mask:Tensor, last:Tensor, recency:Tensor, same:Tensor)->tuple[Tensor, Tensor]:
-        "Negative log-likelihood of changed values and of repeating, (N,) each; masks are bool (N,D)."
+    def nll(self, h:Tensor, z:Tensor, code:Tensor, mask:Tensor, last:Tensor, recency:Tensor, same:Tensor)->tuple[Tensor, Tensor]:
+        "Negative log-likelihood of changed values, and of repeating or resting, (N,) each; `code` is canonical, masks are bool (N,D)."
         if self.dim == 0: return h.new_zeros(h.shape[:-1]), h.new_zeros(h.shape[:-1])
-        mu, sigma, delta, skew, repeat = self(h, last, recency)
-        o = (mask & ~same).to(z.dtype)
+        mu, sigma, delta, skew, repeat, rest = self(h, last, recency)
+        changed, may_rest = mask & ~same, self.may_rest(last, recency)
+        rests = changed & may_rest & (code == self.atom)
+        o = (changed & ~rests).to(z.dtype)
         y = torch.where(o > 0, (z - mu)/sigma, 0.)
         a = delta*torch.asinh(y) - skew
         jacobian = delta.log() + F.softplus(-2*a.abs()) + a.abs() - math.log(2) - 0.5*torch.log1p(y.square()) - sigma.log()
         density = factor_logdensity(torch.sinh(a.clamp(-12, 12)), o, self.loadings()) + (o*jacobian).sum(-1)
         repeats = F.binary_cross_entropy_with_logits(repeat, same.to(z.dtype), reduction='none')
-        return -density, ((mask & (recency > 0))*repeats).sum(-1)
+        resting = F.binary_cross_entropy_with_logits(rest, rests.to(z.dtype), reduction='none')
+        return -density, ((mask & (recency > 0))*repeats + (changed & may_rest)*resting).sum(-1)
+
+    def may_rest(self, last:Tensor, recency:Tensor)->Tensor: # (N,D) bool
+        "Where going to rest is a change: the variable has a resting value and is not there."
+        return ~self.atom.isnan() & ((recency == 0) | (last != self.atom))
 
     @torch.no_grad()
     def sample(self, h:Tensor, last:Tensor, recency:Tensor, mask:Tensor, canonical=None, tries:int=2, generator=None)->Tensor: # (N,D)
         "Draw the numbers of `mask`; `canonical(z, where)` gives the code of a draw's charting cell, and a changed value has another one."
         if self.dim == 0: return last
-        mu, sigma, delta, skew, repeat = self(h, last, recency)
+        mu, sigma, delta, skew, repeat, rest = self(h, last, recency)
         seen = recency > 0
         again = torch.bernoulli(repeat.sigmoid(), generator=generator).bool() & seen
         canonical = canonical or (lambda z, where: z)
@@ -161,10 +170,11 @@ class Numbers(NumberDensity):
         normal = lambda *shape: torch.randn(*shape, generator=generator, device=h.device)
         shared, psi = normal(len(h), b.shape[1]) @ b.T, (1 - b.square().sum(-1)).sqrt()
         draw = lambda: mu + sigma*torch.sinh((torch.asinh(shared + psi*normal(*mu.shape)) + skew)/delta)
-        changed = mask & ~again
+        rests = ~again & self.may_rest(last, recency) & torch.bernoulli(rest.sigmoid(), generator=generator).bool()
+        changed = mask & ~again & ~rests
         z = canonical(draw(), changed)
-        for _ in range(tries): # few cells land on the value they are to leave
-            stuck = changed & seen & (z == last)
+        for _ in range(tries): # few cells land on the value they are to leave, or on the resting value
+            stuck = changed & ((seen & (z == last)) | (z == self.atom))
             if not stuck.any(): break
             z = torch.where(stuck, canonical(draw(), stuck), z)
-        return torch.where(again, last, z)
+        return torch.where(again, last, torch.where(rests, self.atom.nan_to_num(0.), z))

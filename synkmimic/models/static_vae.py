@@ -85,7 +85,7 @@ def spread(low:Tensor, high:Tensor)->Tensor:
     "A fresh draw of each score inside its charting cell."
     return torch.special.ndtri((low + (high - low)*torch.rand_like(low)).clamp(1e-6, 1 - 1e-6))
 
-# %% ../../nbs/31_models.static_vae.ipynb #c87652cc
+# %% ../../nbs/31_models.static_vae.ipynb #689cc93c
 class Decoder(nn.Module):
     "Likelihood of a static record given its latent and outcome."
     def __init__(self, cfg:StaticVAEConfig, schema:Schema):
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         h = h + F.silu(self.after_categories(_onehots(batch, self.schema)))
         bits = self.binary.nll(h, binary)
         h, no = h + F.silu(self.after_binary(binary)), torch.zeros_like(batch['s_mid'])
-        number = self.numbers.nll(h, spread(batch['s_low'], batch['s_high']), batch['s_mask'], no, no, no.bool())[0]
+        number = sum(self.numbers.nll(h, spread(batch['s_low'], batch['s_high']), batch['s_mid'], batch['s_mask'], no, no, no.bool()))
         return dict(category=category.mean(), binary=bits.mean(), number=number.mean())
 
     @torch.no_grad()

@@ -74,7 +74,7 @@ class Encoder(nn.Module):
         mu, logvar = self.out(torch.cat([mean, last[0], last[1], z_static, y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #eccbbddc
+# %% ../../nbs/32_models.temporal_vae.ipynb #9ac7c4b5
 class Decoder(nn.Module):
     "Hour by hour likelihood of a stay."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -93,13 +93,13 @@ class Decoder(nn.Module):
         self.binary = BernoulliMixture(h, self.n_values + self.n_flags, cfg.components)
         self.numbers = Numbers(h, self.n_values, cfg.rank)
 
-    def start(self, batch:dict[str, Tensor])->None:
+    def start(self, batch:dict[str, Tensor], atoms:Tensor|None=None)->None:
         "Begin at the training frequencies of masks, flags, states and repeated values."
         at = batch['inside']
         self.binary.start(torch.cat([batch['mask'].float(), batch['flags']], -1)[at].mean(0))
         if self.levels: self.states.start(state_onehot(batch['states'][at], self.levels).mean(0))
         chance = batch['mask'] & (batch['recency'] > 0)
-        self.numbers.start((batch['same'].sum((0, 1)) + 0.1)/(chance.sum((0, 1)) + 1))
+        self.numbers.start((batch['same'].sum((0, 1)) + 0.1)/(chance.sum((0, 1)) + 1), atoms)
 
     def stay(self, z:Tensor, z_static:Tensor, record:Tensor, y:Tensor)->Tensor: # -> (B,e)
         "What does not change over the hours."
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         x = F.silu(stay[:, None] + self.chart(chart) + self.hour(hour))
         return self.lstm(x, state)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #3295f22a
+# %% ../../nbs/32_models.temporal_vae.ipynb #22bb8101
 def chart_input(last:Tensor, recency:Tensor, flags:Tensor, states:Tensor, last_states:Tensor, clock:Tensor)->Tensor:
     "What the decoder reads before an hour."
     return torch.cat([last, recency, flags, states, last_states, clock], -1)
@@ -132,7 +132,7 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
     h = h + F.silu(decoder.after_states(seen_states[at]))
     bits = decoder.binary.nll(h, binary)
     h = h + F.silu(decoder.after_binary(binary))
-    number, repeat = decoder.numbers.nll(h, spread(batch['low'][at], batch['high'][at]), mask, batch['last'][at],
+    number, repeat = decoder.numbers.nll(h, spread(batch['low'][at], batch['high'][at]), batch['mid'][at], mask, batch['last'][at],
                                          batch['recency'][at], batch['same'][at])
     return {k: v.sum()/B for k,v in dict(state=state, binary=bits, number=number, repeat=repeat).items()}
 
@@ -166,7 +166,7 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
         hours.append((torch.where(mask, number, 0.), mask, flags, states))
     return dict(zip(('mid', 'mask', 'flags', 'states'), (torch.stack(a, 1) for a in zip(*hours))))
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #5b59e7b0
+# %% ../../nbs/32_models.temporal_vae.ipynb #7cef2524
 class TemporalVAE(nn.Module):
     "VAE of the hourly record, conditioned on the static record, its latent and the outcome."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -174,9 +174,9 @@ class TemporalVAE(nn.Module):
         self.cfg, self.schema = cfg, schema
         self.encoder, self.decoder = Encoder(cfg, schema, static_dim), Decoder(cfg, schema, static_dim)
 
-    def start(self, batch:dict[str, Tensor])->'TemporalVAE':
-        "Begin at the training frequencies."
-        self.decoder.start(batch)
+    def start(self, batch:dict[str, Tensor], atoms:Tensor|None=None)->'TemporalVAE':
+        "Begin at the training frequencies; `atoms` (D,) are the codes of resting values."
+        self.decoder.start(batch, atoms)
         return self
 
     def forward(self, batch:dict[str, Tensor])->dict[str, Tensor]:
