@@ -7,7 +7,7 @@ __all__ = ['ks_columns', 'record_gap', 'hours_gap', 'load_static_vae', 'load_tem
            'fit_static_vae', 'static_posterior', 'temporal_posterior', 'fit_temporal_vae', 'latents', 'fit_sampler',
            'asked_outcomes', 'decode_cohort', 'agree_length', 'matches', 'Stages', 'draw_records', 'Synthesizer']
 
-# %% ../nbs/41_synthesizer.ipynb #5ed7259a
+# %% ../nbs/41_synthesizer.ipynb #acfdccf1
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -27,7 +27,7 @@ from .models.static_vae import StaticVAE, StaticVAEConfig, reparameterise
 from .models.temporal_vae import TemporalVAE, TemporalVAEConfig
 from .schema import Schema
 from .train import Task, fit_task, people_split
-from .transform import CohortTransform
+from .transform import CohortTransform, resting_codes
 
 # %% ../nbs/41_synthesizer.ipynb #ab55e553
 def ks_columns(
@@ -208,7 +208,7 @@ def fit_static_vae(train:Cohort, transform:CohortTransform, cfg, seed:int, folde
         _write_model(folder, 'static_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg), schema=train.schema.to_json())
     return load_static_vae(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #8d3a978d
+# %% ../nbs/41_synthesizer.ipynb #12c2bdfe
 @torch.no_grad()
 def static_posterior(model:StaticVAE, data:dict[str, Tensor])->dict[str, Tensor]: # zs_mu, zs_logvar (n,Zs)
     "Cached posteriors of the static latent."
@@ -229,7 +229,7 @@ def fit_temporal_vae(train:Cohort, transform:CohortTransform, static_vae:StaticV
         fit, judge = people_split(train.subject_id, cfg.train.temporal_vae.validation, torch_seed(seed, 'validation'))
         torch.manual_seed(torch_seed(seed, 'temporal_vae', 'weights'))
         static_dim = static_vae.cfg.latent_dim
-        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(data, transform.values.atoms(cfg.transform.atom_share))
+        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(data, resting_codes(transform.values, cfg.transform.atom_share))
         task = _TemporalTask(model, data, fit, judge, transform)
         model = fit_task(task, data, fit, cfg.train.temporal_vae, folder, seed, key, progress)
         _write_model(folder, 'temporal_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg),
