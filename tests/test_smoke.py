@@ -10,6 +10,7 @@ import pytest
 
 from synkmimic.cohort import Cohort
 from synkmimic.core import read_json
+from synkmimic.paper import snakemake_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +66,16 @@ def test_a_second_run_does_nothing(run):
     assert again.returncode == 0 and '...' not in again.stdout, again.stdout + again.stderr
     assert {p: p.stat().st_mtime_ns for p in folder.glob('notebooks/*.ipynb')} == before
     assert time.monotonic() - start < 60
+
+def test_figures_that_are_already_there_do_not_stand_in_for_a_run(run, tmp_path):
+    "A fresh clone has committed figures and no run: everything is planned, nothing is taken as done."
+    assert (Path(read_json(run[0]/'run.json')['figures'])/'manifest.json').exists()
+    assert paper('run', '--dry', runs=tmp_path).returncode == 0
+    (fresh,) = tmp_path.iterdir()
+    command = snakemake_command(fresh, 1, more=['--dry-run'])
+    quiet = command.index('--quiet')
+    plan = subprocess.run(command[:quiet] + command[quiet + 5:], cwd=ROOT, capture_output=True, text=True)
+    assert plan.returncode == 0 and all(n in plan.stdout + plan.stderr for n in ('a0_cohort', 'a5_fidelity', 'manifest')), plan.stdout + plan.stderr
 
 def test_one_stage_with_explicit_checkpoints(run):
     folder, _ = run
