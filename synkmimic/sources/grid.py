@@ -114,7 +114,7 @@ def charted(
         seen[i:i + 4096, rate] = (total[..., rate] > 0).any(1)
     return seen, grid.flags.reshape(n, T, K).any(1)
 
-# %% ../../nbs/09_sources.grid.ipynb #dc97c27a
+# %% ../../nbs/09_sources.grid.ipynb #fd6774c3
 def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     "Flat index, variable and value of the charted cells of stays i..j, and which of them are out of range."
     number = [v for v in grid.variables if v.kind == 'numerical']
@@ -129,10 +129,10 @@ def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     value[mean] /= grid.count[flat[mean]]
     left = span[cell[rate]//T] - cell[rate] % T*step_us
     value[rate] /= np.minimum(step_us, left)
-    value = np.round(value, 6)
-    beyond = value > high[f]
-    rounded = step[f] > 0
-    value[rounded] = np.round(value[rounded]/step[f[rounded]])*step[f[rounded]]
+    beyond, fine = value > high[f] + 1e-6, step[f]
+    stepped = fine > 0
+    value[stepped] = np.rint(value[stepped]/fine[stepped])*fine[stepped]
+    value[~stepped] = np.round(value[~stepped], 6)
     return flat, f, value, beyond
 
 def finish(
