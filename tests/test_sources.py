@@ -198,9 +198,10 @@ def test_fault_10_what_is_known_after_the_stay_is_marked(tmp_path):
     c, _ = load(r, tmp_path)
     role = {f.name: f.role for f in c.schema.static}
     assert [role[n] for n in ('los', 'discharge_location', 'dx_i50', 'px9_361')] == ['discharge']*4
-    assert {n for n,x in role.items() if x == 'admission'} == {'age', 'weight', 'sex', 'marital_status', 'nationality',
-                                                               'admission_type',
-                                                               'insurance', 'first_careunit'}
+    known = {n for n,x in role.items() if x == 'admission'}
+    assert known == {'age', 'weight', 'sex', 'marital_status', 'admission_type', 'insurance', 'first_careunit'}
+    c, _ = load(r, tmp_path/'two', nationality='two_levels') # sensitive information: only when asked for
+    assert c.schema.feature('nationality').levels == ('domestic',)
 
 # ---- the report -----------------------------------------------------------------------------------------------------
 def test_report_adds_up_and_each_row_has_one_reason(tmp_path):

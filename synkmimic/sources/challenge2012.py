@@ -5,11 +5,17 @@
 # %% auto #0
 __all__ = ['read_set', 'describe', 'load_challenge2012']
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #40aad544
+# %% ../../nbs/14_sources.challenge2012.ipynb #01cfc819
+import csv
+import dataclasses
 import io
+import lzma
 import re
 import tarfile
 import tempfile
+import zipfile
+import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,58 +25,87 @@ from ..cohort import Cohort
 from ..core import ConfigError, DataError
 from ..schema import Feature
 from .concepts import item_rows, load_concepts
-from .extract import (KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect, points,
-                                       reduce_levels)
+from .extract import (KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect,
+                                       grid_length, points, reduce_levels)
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #b82d5ece
-def _files(path:Path):
-    "Name and bytes of every text file of a set, from a folder or a .tar.xz."
-    if path.is_dir():
-        yield from ((p.name, p.read_bytes()) for p in sorted(path.glob('*.txt')))
-        return
+# %% ../../nbs/14_sources.challenge2012.ipynb #17683e55
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
+_HEADER = b'Time,Parameter,Value'
+
+def _members(path:Path):
+    "Name and bytes of every text file of a set, in stored order."
+    if path.is_dir(): yield from ((p.name, p.read_bytes()) for p in path.rglob('*.txt'))
+    elif path.suffix == '.zip':
+        with zipfile.ZipFile(path) as archive:
+            yield from ((Path(n).name, archive.read(n)) for n in archive.namelist() if n.endswith('.txt'))
+    else:
+        with tarfile.open(path, 'r|*') as archive:
+            yield from ((Path(m.name).name, archive.extractfile(m).read()) for m in archive
+                        if m.isfile() and m.name.endswith('.txt'))
+
+def _files(path:Path)->tuple[dict[str, bytes], bytes|None]: # {stay: text}, outcomes
+    "The files of a set by what they are; files of other names do not belong to it."
+    stays, outcomes = {}, None
     try:
-        with tarfile.open(path, 'r|xz') as archive:
-            yield from ((Path(m.name).name, archive.extractfile(m).read()) for m in archive if m.isfile()
-                        and m.name.endswith('.txt'))
-    except (tarfile.TarError, EOFError, OSError) as e:
-        raise DataError(f'the archive cannot be read ({e})', file=path, fix='Copy it again.') from None
+        for name,data in _members(path):
+            if name.lower().startswith('outcomes'): outcomes = data
+            elif name[:-4] in stays: raise DataError(f'{name} is there twice', file=path, fix='Keep one.')
+            elif re.fullmatch(r'\d+\.txt', name): stays[name[:-4]] = data
+    except _BROKEN as e:
+        raise DataError(f'the archive cannot be read to its end ({e})', file=path,
+                        fix='It is cut off or damaged: copy or download it again.') from None
+    return stays, outcomes
 
+# %% ../../nbs/14_sources.challenge2012.ipynb #386f1e08
 def read_set(
-    path, # set-a.tar.xz or set-a/
+    path, # set-a/, set-a.tar.xz, set-a.zip, ...
 )->tuple[pd.DataFrame, pd.DataFrame]: # lines (stay, minute, parameter, value) and outcomes
     "The lines and the outcomes of one set."
-    path, stays, parts, outcomes = Path(path), [], [], None
-    for name,data in _files(path):
-        if name.lower().startswith('outcomes'): outcomes = pd.read_csv(io.BytesIO(data))
-        elif re.fullmatch(r'\d+\.txt', name):
-            stays.append(name[:-4])
-            parts.append(data.strip().partition(b'\n')[2]) # without its header
+    path = Path(path)
+    stays, outcomes = _files(path)
     beside = path.parent/f'Outcomes-{path.name[4]}.txt'
-    if outcomes is None and beside.exists(): outcomes = pd.read_csv(beside)
-    if outcomes is None: raise DataError('no Outcomes file in the set', file=path,
-                                         fix='It is called Outcomes-a.txt and belongs beside the stays.')
+    if outcomes is None and beside.exists(): outcomes = beside.read_bytes()
+    if not outcomes: raise DataError('no Outcomes file in the set', file=path,
+                                     fix=f'It is called {beside.name} and belongs beside the stays.')
     if not stays: raise DataError('the set holds no stays', file=path, fix='Files are called RecordID.txt.')
-    size = np.array([p.count(b'\n') + bool(p) for p in parts])
-    lines = _parse(b'\n'.join(p for p in parts if p))
-    lines['stay'] = pd.Categorical.from_codes(np.repeat(np.arange(len(stays)), size), stays)
-    return lines, outcomes
+    names = sorted(stays)
+    heads, bodies = zip(*((h.strip(), b) for h,_,b in (stays[n].strip().partition(b'\n') for n in names)))
+    strange = [n for n,h in zip(names, heads) if h != _HEADER]
+    if strange:
+        raise DataError(f'{strange[0]}.txt does not begin with {_HEADER.decode()}', file=path, count=len(strange),
+                        fix='It is empty or no file of this challenge: copy it again, or remove it.')
+    lines = _parse(b'\n'.join(b for b in bodies if b), path)
+    size = np.array([b.count(b'\n') + bool(b) for b in bodies])
+    lines['stay'] = pd.Categorical.from_codes(np.repeat(np.arange(len(names)), size), names)
+    return lines, pd.read_csv(io.BytesIO(outcomes))
 
-def _parse(text:bytes)->pd.DataFrame: # minute, parameter, value
+# %% ../../nbs/14_sources.challenge2012.ipynb #8bffa777
+def _parse(text:bytes, path)->pd.DataFrame: # minute, parameter, value
     "All lines of a set at once; a value that is no number is missing."
-    read = lambda value: pd.read_csv(io.BytesIO(text), header=None, names=['time', 'parameter', 'value'],
-                                     keep_default_na=False,
-                                     na_values=dict(value=['']),
-                                     dtype=dict(time='category', parameter='category', value=value))
-    try: lines = read('float64')
-    except ValueError: lines = read('string').assign(value=lambda d: pd.to_numeric(d.value,
-                                                                                   errors='coerce').astype('float64'))
+    read = lambda value: pd.read_csv(
+        io.BytesIO(text), header=None, names=['time', 'parameter', 'value', 'more'], keep_default_na=False,
+        na_values=dict(value=[''], more=['']), index_col=False, skip_blank_lines=False, quoting=csv.QUOTE_NONE,
+        dtype=dict(time='category', parameter='category', value=value, more='category'))
+    try:
+        try: lines = read('float64')
+        except ValueError as e:
+            if isinstance(e, (pd.errors.ParserError, UnicodeDecodeError)): raise
+            number = lambda v: pd.to_numeric(v, errors='coerce').astype('float64')
+            lines = read('string').assign(value=lambda d: number(d.value))
+    except (pd.errors.ParserError, UnicodeDecodeError) as e:
+        raise DataError(f'a line is not Time,Parameter,Value ({e})', file=path, fix='Copy the set again.') from None
+    if lines.more.notna().any():
+        raise DataError('a line has more than Time,Parameter,Value', file=path, count=int(lines.more.notna().sum()),
+                        fix='Copy the set again.')
     times = lines.time.cat.categories.astype(str) # each clock time is parsed once
-    parts = pd.Series(times).str.extract(r'^(\d+):(\d\d)$').astype('Float64').to_numpy('float64', na_value=np.nan)
-    return lines.assign(minute=(parts @ [60, 1])[lines.time.cat.codes]).drop(columns='time')
+    parts = pd.Series(times).str.extract(r'^(\d+):([0-5]\d)$').astype('Float64').to_numpy('float64', na_value=np.nan)
+    minute = np.append(parts @ [60, 1], np.nan)[lines.time.cat.codes]
+    return lines.assign(minute=minute).drop(columns=['time', 'more'])
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #9b417f58
+# %% ../../nbs/14_sources.challenge2012.ipynb #28e09d57
 _ICU = {1: 'coronary care', 2: 'cardiac surgery recovery', 3: 'medical', 4: 'surgical'}
 _ABOUT = ('RecordID', 'Age', 'Gender', 'Height', 'ICUType')
+_SANE = dict(Age=(0, 120), Height=(100, 230), Weight=(20, 300), Gender=(0, 1), ICUType=(1, 4))
 
 def describe(lines:pd.DataFrame)->tuple[pd.DataFrame, np.ndarray]: # one row per stay; which lines were used
     "Age, sex, height (cm), weight (kg) and kind of ICU of each stay."
@@ -80,43 +115,61 @@ def describe(lines:pd.DataFrame)->tuple[pd.DataFrame, np.ndarray]: # one row per
     first[lines[weighed].drop_duplicates('stay').index] = True
     about = first | (start & lines.parameter.isin(_ABOUT).to_numpy())
     named = lines[about].astype(dict(stay=str, parameter=str)).drop_duplicates(['stay', 'parameter'])
-    wide = named.pivot(index='stay', columns='parameter',
-                       values='value').reindex(columns=[*_ABOUT, 'Weight']).where(lambda d: d != -1)
-    inside = lambda c, low, high: wide[c].where(wide[c].between(low, high)).to_numpy('float64')
-    people = pd.DataFrame(dict(stay_id=wide.index.astype(object), age=wide.Age.to_numpy('float64'),
-                               height=inside('Height', 100, 230),
-                               weight=inside('Weight', 20, 300),
-                               sex=wide.Gender.map({0: 'F', 1: 'M'}).astype(object).to_numpy(),
-                               first_careunit=wide.ICUType.map(_ICU).astype(object).to_numpy()))
+    wide = named.pivot(index='stay', columns='parameter', values='value').reindex(columns=[*_ABOUT, 'Weight'])
+    wide = wide.reindex(lines.stay.cat.categories) # a stay without descriptors is still a stay
+    inside = {c: wide[c].where(wide[c].between(*_SANE[c])).to_numpy('float64') for c in _SANE}
+    people = pd.DataFrame(dict(stay_id=wide.index.astype(object), age=inside['Age'], height=inside['Height'],
+                               weight=inside['Weight'],
+                               sex=pd.Series(inside['Gender']).map({0: 'F', 1: 'M'}).astype(object),
+                               first_careunit=pd.Series(inside['ICUType']).map(_ICU).astype(object)))
     return people, about
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #1481a8ac
-def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionReport)->tuple[pd.DataFrame, pd.DataFrame]:
-    "Everyone, and those kept, with times in microseconds from admission."
+def _count_about(lines:pd.DataFrame, report:ExtractionReport)->None:
+    "Count the descriptor lines: used, unknown (-1), repeated, or out of range."
+    d = lines.astype(dict(stay=str, parameter=str))
+    low, high = (d.parameter.map({k: v[i] for k,v in _SANE.items()}) for i in (0, 1))
+    rules = {'duplicate row': d.duplicated(['stay', 'parameter']), 'no number': d.value.isna() | (d.value == -1),
+             'out of range': (d.value < low) | (d.value > high)}
+    reason = np.select([r.to_numpy() for r in rules.values()], list(rules), KEPT)
+    f = pd.DataFrame(dict(item='descriptor', reason=reason)).value_counts().rename('rows').reset_index()
+    report.add('events', 'lines', f)
+    wrong = d[(d.parameter == 'RecordID') & (d.value != pd.to_numeric(d.stay))]
+    if len(wrong): raise DataError('a file is named for another RecordID than it states', count=len(wrong),
+                                   file=f'{wrong.stay.iloc[0]}.txt', fix='Copy the set again.')
+
+# %% ../../nbs/14_sources.challenge2012.ipynb #f76e1d1e
+def _outcomes(outcomes:pd.DataFrame, people:pd.DataFrame, report:ExtractionReport)->pd.DataFrame:
+    "One row per stay of the Outcomes table; rows of no stay and repeated ones are counted."
     need = ['RecordID', 'Length_of_stay', 'In-hospital_death']
     lost = [c for c in need if c not in outcomes]
-    if lost: raise DataError('the column is missing', table='Outcomes', column=lost[0])
-    known = outcomes.assign(stay_id=outcomes.RecordID.astype(str))[['stay_id', *need[1:]]].drop_duplicates('stay_id')
+    if lost: raise DataError('the column is missing', table='Outcomes', column=lost[0], fix='Copy the file again.')
+    known = outcomes.assign(stay_id=outcomes.RecordID.astype(str))[['stay_id', *need[1:]]]
+    strange, again = ~known.stay_id.isin(people.stay_id), known.stay_id.duplicated()
+    for reason,rows in (('stay unknown', strange), ('duplicate row', again & ~strange), (KEPT, ~strange & ~again)):
+        report.note('events', 'outcomes', '', reason, rows.sum())
+    return known[~strange & ~again]
+
+def _stays(lines, people, about, outcomes, cfg:DataConfig, report:ExtractionReport)->tuple[pd.DataFrame, pd.DataFrame]:
+    "Everyone, and those kept, with times in microseconds from admission."
     last = lines[~about & (lines.parameter != '') & (lines.minute < 48*60)].groupby('stay', observed=True).minute.max()
-    s = people.merge(known, 'left', on='stay_id')
+    s = people.merge(_outcomes(outcomes, people, report), 'left', on='stay_id')
     s['los'] = s.Length_of_stay.where(s.Length_of_stay >= 0).astype('float64')
-    s['length'] = np.floor(s.stay_id.map(last.rename(index=str))/60/cfg.grid_hours) + 1
+    steps = np.floor(s.stay_id.map(last.rename(index=str))/60/cfg.grid_hours) + 1
     age = np.floor(s.age)
-    rules = {'no outcome': s['In-hospital_death'].isna(), 'no series': s.length.isna(), 'age unknown': age.isna(),
+    rules = {'no outcome': ~s['In-hospital_death'].isin([0, 1]), 'no series': steps.isna(), 'age unknown': age.isna(),
              'age outside the range': (age < cfg.age_low) | (age > cfg.age_high),
-             'shorter than min_hours': s.length*cfg.grid_hours < cfg.min_hours}
+             'shorter than min_hours': steps*cfg.grid_hours < cfg.min_hours}
     reason = np.select([r.to_numpy(bool) for r in rules.values()], list(rules), KEPT)
     counts = pd.Series(reason).value_counts()
     report.add('stays', 'stays', pd.DataFrame(dict(item='', reason=counts.index, rows=counts.to_numpy())))
-    s = s.assign(subject_id=s.stay_id, hadm_id=s.stay_id, t_in=0., t_out=s.length.fillna(1)*cfg.grid,
+    s = s.assign(subject_id=s.stay_id, hadm_id=s.stay_id, t_in=0., t_out=steps.fillna(1)*cfg.grid,
                  outcome=s['In-hospital_death'])
     kept = s[reason == KEPT].reset_index(drop=True)
     if not len(kept): raise DataError(f'no stay passes the filters: {counts.to_dict()}', count=len(s),
                                       fix='Loosen data.age_* or data.min_hours.')
-    kept['length'] = np.minimum(kept.length, cfg.hours).astype('int64')
-    return s, kept.astype(dict(outcome='int64'))
+    return s, kept.assign(length=grid_length(kept, cfg)).astype(dict(outcome='int64'))
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #4bb40bd1
+# %% ../../nbs/14_sources.challenge2012.ipynb #e1a89e93
 def _static(kept:pd.DataFrame, cfg:DataConfig)->tuple[pd.DataFrame, list[Feature]]:
     "Static columns and their features."
     people, out, features = kept.subject_id.to_numpy(object), {}, []
@@ -135,34 +188,50 @@ def _sets(root)->list[Path]:
     "The sets under a folder: set-a/ or set-a.tar.xz, ..."
     root = Path(root)
     if not root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
-    found = {p.name[:5]: p for p in sorted(root.iterdir(), reverse=True)
-             if re.fullmatch(r'set-[abc](\.tar\.xz)?', p.name)}
+    name = re.compile(r'set-[abc](\.tar|\.tar\.gz|\.tgz|\.tar\.xz|\.zip)?')
+    found = [p for p in sorted(root.iterdir()) if name.fullmatch(p.name)]
     if not found: raise DataError('no set-a or set-b here', file=root,
-                                  fix='data.root must hold set-a.tar.xz or the folder set-a/.')
-    return [found[k] for k in sorted(found)]
+                                  fix='data.root must hold set-a/, or set-a as .tar, .tar.gz, .tar.xz or .zip.')
+    for a,b in zip(found, found[1:]):
+        if a.name[:5] == b.name[:5]:
+            raise DataError(f'the set exists twice: {a.name} and {b.name}', file=root, fix='Keep one.')
+    return found
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #4ca3aa72
+def _window(cfg:DataConfig)->DataConfig:
+    "The options with a window of at most 48 hours, which is all that was recorded."
+    if cfg.hours > 48:
+        raise ConfigError('Challenge 2012 holds 48 hours: data.hours must be at most 48 (30 or 48 are usual)')
+    return dataclasses.replace(cfg, cap_hours=min(cfg.cap_hours, 48))
+
+# %% ../../nbs/14_sources.challenge2012.ipynb #20f55859
+def _read_sets(root)->tuple[pd.DataFrame, pd.DataFrame]: # lines and outcomes
+    "All sets under a folder, joined."
+    parts, outcomes = zip(*(read_set(p) for p in _sets(root)))
+    both = Counter(s for p in parts for s in p.stay.cat.categories)
+    twice = [s for s,k in both.items() if k > 1]
+    if twice: raise DataError(f'stay {twice[0]} stands in two sets', file=root, count=len(twice), fix='Keep one set.')
+    lines = pd.concat(parts, ignore_index=True)
+    lines['stay'] = pd.Categorical(lines.stay, categories=list(both)) # a file without lines is still a stay
+    return lines.astype(dict(parameter='category')), pd.concat(outcomes, ignore_index=True)
+
 def load_challenge2012(
-    root, # folder with set-a.tar.xz, set-b.tar.xz or their extracted folders
+    root, # folder with the sets, as folders or archives
     cfg:DataConfig|None=None,
 )->tuple[Cohort, ExtractionReport]:
     "The cohort of all sets under a folder."
-    cfg, report = cfg or DataConfig(source='challenge2012', root=str(root)), ExtractionReport()
-    if cfg.hours*cfg.grid_hours > 48:
-        raise ConfigError('Challenge 2012 holds 48 hours: data.hours must be at most 48 (30 or 48 are usual)')
-    lines, outcomes = (pd.concat(p, ignore_index=True) for p in zip(*(read_set(p) for p in _sets(root))))
-    lines = lines.astype(dict(stay='category', parameter='category')) # sets joined
+    cfg, report = _window(cfg or DataConfig(source='challenge2012', root=str(root))), ExtractionReport()
+    lines, outcomes = _read_sets(root)
     people, about = describe(lines)
     everyone, kept = _stays(lines, people, about, outcomes, cfg, report)
-    report.note('events', 'lines', 'descriptor', KEPT, about.sum())
-    rest = lines[~about]
+    _count_about(lines[about], report)
     with tempfile.TemporaryDirectory() as spill, connect(cfg, spill) as con:
         x = Extraction(con, load_concepts('challenge2012', cfg.features), cfg, report)
         x.set_stays(kept, everyone)
         x.set_items('events', item_rows(x.concepts, 'events'))
-        x.table('lines', rest[['stay', 'parameter', 'minute', 'value']])
-        points(x, 'lines', '''(SELECT CAST(stay AS VARCHAR) AS stay, nullif(CAST(parameter AS VARCHAR), '') AS item,
-                make_timestamp(CAST(minute*60000000 AS BIGINT)) AS t,
-            CASE WHEN value <> -1 THEN value END AS v, NULL AS txt, NULL AS unit FROM lines)''')
+        x.table('lines', lines.loc[~about, ['stay', 'parameter', 'minute', 'value']])
+        points(x, 'lines', """(SELECT CAST(stay AS VARCHAR) AS stay, nullif(CAST(parameter AS VARCHAR), '') AS item,
+                CASE WHEN isfinite(minute) THEN make_timestamp(CAST(minute*60000000 AS BIGINT)) END AS t,
+                CASE WHEN value <> -1 THEN value END AS v, NULL AS txt, NULL AS unit
+            FROM lines)""")
         static, features = _static(kept, cfg)
         return assemble(x, static, features, kept, ('survived', 'hospital_death'), 'challenge2012', 'open'), report

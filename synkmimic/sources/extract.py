@@ -25,7 +25,7 @@ from .files import Tables, connect, file_sql, micros, reading
 from .grid import HourGrid, charted, finish, take_back
 from .rates import mask_sql, matches_sql, number_sql, rate_rows, unit_sql
 
-# %% ../../nbs/11_sources.extract.ipynb #acf3d5b5
+# %% ../../nbs/11_sources.extract.ipynb #08f3412e
 @dataclass(frozen=True)
 class DataConfig:
     "What is read, who is included, and on which grid."
@@ -48,7 +48,7 @@ class DataConfig:
     withhold_sensitive:bool = False # drop the codes of the consent screen; False: only list them, by counts
     sensitive_codes:str = '' # TOML that replaces the package's list of sensitive codes
     bindings:str = '' # TOML of further code patterns (meds)
-    encoding:str = 'auto' # of CSV files: auto (utf-8, else cp949), utf-8, cp949, euc-kr or latin-1
+    encoding:str = 'auto' # of CSV files that are not UTF-8: auto (CP949), or a codec such as euc-kr or latin-1
     max_codes:int = 0 # most diagnosis (and most procedure) codes kept, by people; 0: no limit
     death_hours:float = 1.0 # a death this many hours after leaving the ICU still counts as death in the ICU
     carry_hours:float = 24.0 # an infusion with no further note is taken to run this many hours at most

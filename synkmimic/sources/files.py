@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..core import DataError
 
-# %% ../../nbs/07_sources.files.ipynb #1c450fdb
+# %% ../../nbs/07_sources.files.ipynb #e3ad72af
 _REMEDY = (('Unexpected end of GZIP', 'the file is cut short', 'Copy it again.'),
            ('end-of-stream', 'the file is cut short', 'Copy it again.'),
            ('GZIP', 'the file is not valid gzip', 'Copy it again, or unpack it.'),
@@ -36,22 +36,34 @@ def reading(
     "Turn an error of DuckDB, Arrow or gzip into a `DataError` about this file."
     try: yield
     except (duckdb.Error, pa.ArrowInvalid, EOFError, gzip.BadGzipFile, UnicodeDecodeError) as e:
-        said = ' '.join(str(e).split('Original Line')[0].split()) # the line itself may be somebody's
-        problem, fix = next(((p, f) for mark,p,f in _REMEDY if mark.lower() in said.lower()),
+        said, first = str(e).lower(), next(iter(str(e).splitlines()), '')[:160] # later lines may quote somebody's row
+        problem, fix = next(((p, f) for mark,p,f in _REMEDY if mark.lower() in said),
                             ('the file cannot be read', 'Is it a CSV with commas and a header, or Parquet?'))
-        raise DataError(f'{problem} ({said[:160]})', file=file, table=table, fix=fix) from None
+        raise DataError(f'{problem} ({first})', file=file, table=table, fix=fix) from None
 
-# %% ../../nbs/07_sources.files.ipynb #44c2af03
+# %% ../../nbs/07_sources.files.ipynb #6cc10c92
 _LOOK = 1 << 22 # bytes
+
+def _is_text(path, name:str, whole:bool)->bool:
+    "Whether a CSV, or its beginning, is text in this encoding."
+    decoder = codecs.getincrementaldecoder(name)()
+    with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f:
+        try:
+            while part := f.read(_LOOK):
+                decoder.decode(part, final=False)
+                if not whole: return True
+            decoder.decode(b'', final=True)
+        except UnicodeDecodeError: return False
+    return True
 
 def encoding_of(
     path, # a CSV, plain or gzipped
-)->str: # utf-8 or cp949
-    "The encoding of a CSV, from its beginning."
-    with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f: head = f.read(_LOOK)
-    for name in ('utf-8', 'cp949'):
-        try: codecs.getincrementaldecoder(name)().decode(head, final=len(head) < _LOOK); return name
-        except UnicodeDecodeError: pass
+    other:str='auto', # what it is when it is not UTF-8; auto: CP949
+)->str: # utf-8, or the other
+    "The encoding of a CSV: from its beginning, or from all of it when the other encoding is named."
+    if _is_text(path, 'utf-8', whole=other != 'auto'): return 'utf-8'
+    if other != 'auto': return other
+    if _is_text(path, 'cp949', whole=False): return 'cp949'
     raise DataError('the text is neither UTF-8 nor CP949', file=path,
                     fix='Name its encoding, such as data.encoding=latin-1.')
 
@@ -105,14 +117,14 @@ def column_sql(
     native = type.startswith(('TIMESTAMP', 'DATE')) or (name in _NUMBERS and type != 'VARCHAR')
     return f'"{name}"' if native else f'CAST("{name}" AS VARCHAR)'
 
-# %% ../../nbs/07_sources.files.ipynb #5e187d93
+# %% ../../nbs/07_sources.files.ipynb #9335c033
 class Tables:
     "The raw tables under one root folder."
     def __init__(self,
         root, # the folder that holds the tables or their folders
         con:duckdb.DuckDBPyConnection,
         expect=('icu', 'hosp'), # folders that must exist
-        encoding:str='auto', # of CSV files: auto (utf-8, else cp949), or a codec
+        encoding:str='auto', # of CSV files that are not UTF-8; auto: CP949
     ):
         self.root, self.con, self.encoding, self._read = Path(root), con, encoding, {}
         if not self.root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
@@ -137,8 +149,8 @@ class Tables:
             raise DataError('the table is missing', file=self.root/table, table=table,
                             fix='It may be .csv, .csv.gz or .parquet.')
         with reading(table, path):
-            other = path.suffix != '.parquet' and (encoding_of(path) if self.encoding == 'auto' else self.encoding)
-            if other and codecs.lookup(other).name != 'utf-8':
+            other = 'utf-8' if path.suffix == '.parquet' else encoding_of(path, self.encoding)
+            if codecs.lookup(other).name != 'utf-8':
                 folder = Path(self.con.execute("SELECT current_setting('temp_directory')").fetchall()[0][0])
                 folder.mkdir(parents=True, exist_ok=True)
                 path = recoded(path, other, folder)
