@@ -7,7 +7,7 @@ __all__ = ['DIRT', 'LAYOUT', 'SimulateConfig', 'simulation_facts', 'ar1_stays', 
            'latents', 'physiology', 'bedside', 'laboratory', 'outputs', 'infusions', 'plant_dirt', 'item_ids',
            'time_text', 'rate_notes', 'simulate_registry']
 
-# %% ../nbs/04_simulate.ipynb #34e9f542
+# %% ../nbs/04_simulate.ipynb #76d71dbe
 import contextlib
 import functools
 import gzip
@@ -28,7 +28,7 @@ from scipy.special import expit
 
 from .core import ConfigError, atomic_folder, rng, write_json
 
-# %% ../nbs/04_simulate.ipynb #bca2f487
+# %% ../nbs/04_simulate.ipynb #7f863377
 @dataclass(frozen=True)
 class SimulateConfig:
     "Size, population and dirt of a simulated registry; every dirt field is a share of rows unless it says otherwise."
@@ -56,14 +56,14 @@ class SimulateConfig:
     missing_weight:float = 0.08 # share of stays
     bad_los:float = 0.004 # share of surviving stays whose out time is at or before their in time
 
-# %% ../nbs/04_simulate.ipynb #173d8fd0
+# %% ../nbs/04_simulate.ipynb #1e9a0e2b
 @functools.cache
 def simulation_facts()->dict: # latents, gates, items, drugs, systems, diagnoses, procedures
     "What the simulated hospitals chart, from `data/simulate.toml`."
     path = importlib.resources.files('synkmimic')/'data'/'simulate.toml'
     return tomllib.loads(path.read_text(encoding='utf-8'))
 
-# %% ../nbs/04_simulate.ipynb #84a3e240
+# %% ../nbs/04_simulate.ipynb #52eda3fd
 def ar1_stays(
     hour:np.ndarray, # (N,) hours since the start of the stay; 0 starts a stay
     stay:np.ndarray, # (N,) number of the stay, 0..n-1, ascending
@@ -77,7 +77,7 @@ def ar1_stays(
     fresh = g.standard_normal(len(start), dtype=np.float32)
     return y + np.exp((hour + 1)*np.float32(np.log(phi)), dtype=np.float32)*(fresh - before)[stay]
 
-# %% ../nbs/04_simulate.ipynb #30c9c156
+# %% ../nbs/04_simulate.ipynb #04bfb408
 def _who(cfg:SimulateConfig, g)->pd.DataFrame:
     "Patients, admissions, age, sex, weight, leading system and trait severity of all stays, in order."
     n, systems = cfg.n_stays, simulation_facts()['system']
@@ -109,7 +109,7 @@ def _hospital_shares(cfg:SimulateConfig)->np.ndarray: # (6,)
     w = np.where(np.arange(6) < cfg.hospitals, 0.6**np.arange(6), 0)
     return w/w.sum()
 
-# %% ../nbs/04_simulate.ipynb #1a6e19fe
+# %% ../nbs/04_simulate.ipynb #3b9190bf
 def systematic(
     p:np.ndarray, # (n,) probabilities
     g:np.random.Generator,
@@ -128,7 +128,7 @@ def _deaths(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
     dies = systematic(expit(brentq(excess, -30, 30) + logit)*last, g)
     return p.assign(death=np.where(dies, np.where(g.random(len(p)) < expit(0.6 + 0.4*p.trait), 1, 2), 0))
 
-# %% ../nbs/04_simulate.ipynb #b3481c25
+# %% ../nbs/04_simulate.ipynb #70b5a075
 _HOUR = 3_600_000_000 # microseconds
 
 def _calendar(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
@@ -159,7 +159,7 @@ def _calendar(p:pd.DataFrame, cfg:SimulateConfig, g)->pd.DataFrame:
     until = np.where(p.outcome == 1, p.deathtime, p.outtime) # charting ends at death
     return p.assign(until=until, number=np.arange(n))
 
-# %% ../nbs/04_simulate.ipynb #964f3098
+# %% ../nbs/04_simulate.ipynb #4c2a4b49
 def _ids(n:int, seed:int, name:str)->np.ndarray: # (n,) object
     "Random text ids that look like UUIDs."
     b = np.frombuffer(rng(seed, 'simulate', 'ids', name).bytes(16*n).hex().encode(), 'S1').reshape(n, 32)
@@ -185,7 +185,7 @@ def population(
     moved = np.where(g.random(len(p)) < 0.08, g.choice(['MICU', 'SICU', 'CCU', 'EICU'], len(p)), pick)
     return p.assign(first_careunit=pick, last_careunit=moved)
 
-# %% ../nbs/04_simulate.ipynb #1730a815
+# %% ../nbs/04_simulate.ipynb #5a7aa485
 def timeline(
     p:pd.DataFrame, # stays, as from `population`
     cfg:SimulateConfig,
@@ -220,7 +220,7 @@ def spans(p:pd.DataFrame, H:dict, g)->dict: # name -> (N,) bool
         out[name] = inside(has, begin, last) | inside(again, begin + last*(1 + g.random(n)), 0.5*last)
     return out | {'no_vent': ~out['vent'], 'no_foley': ~out['foley']}
 
-# %% ../nbs/04_simulate.ipynb #c24b5b34
+# %% ../nbs/04_simulate.ipynb #27e953d8
 def latents(p:pd.DataFrame, H:dict, g)->dict: # name -> (N,) float32
     "The freely varying hourly series of all stays."
     stay, s, out = H['stay'], H['severity'], {}
@@ -236,7 +236,7 @@ def latents(p:pd.DataFrame, H:dict, g)->dict: # name -> (N,) float32
         out[name] = f['mean']*np.exp(np.float32(f['sd'])*z) if f.get('log') else f['mean'] + np.float32(f['sd'])*z
     return out
 
-# %% ../nbs/04_simulate.ipynb #71e4287c
+# %% ../nbs/04_simulate.ipynb #f7921ea3
 def _circulation(x:dict, G:dict)->dict:
     "Pressures that agree, breathing and ventilator numbers that agree, and the coma scale."
     mbp, pp = np.maximum(x['mbp'], 30), np.clip(x['pp'], 12, 120)
@@ -261,7 +261,7 @@ def _circulation(x:dict, G:dict)->dict:
     x['gcs_v'] = np.where(G['vent'], 1., 1. + np.digitize(wake, [-1.7, -1.2, -0.7, -0.1]))
     return x
 
-# %% ../nbs/04_simulate.ipynb #c4682215
+# %% ../nbs/04_simulate.ipynb #255b4b0f
 def _gases(x:dict)->dict:
     "Acid-base and oxygen: HCO3 and pCO2 decide pH and base excess, pO2 decides saturation and content."
     x['hco3'], x['po2'] = np.clip(x['hco3'], 6, 50), np.clip(x['po2'], 28, 500)
@@ -302,7 +302,7 @@ def physiology(p:pd.DataFrame, H:dict, G:dict, g)->dict: # name -> (N,)
     "All hourly series of all stays, tied together."
     return _blood(_gases(_circulation(latents(p, H, g), G)), p, H['stay'])
 
-# %% ../nbs/04_simulate.ipynb #205d65cf
+# %% ../nbs/04_simulate.ipynb #5484c82a
 def _rows(at:np.ndarray, time:np.ndarray, item:dict, label, value:np.ndarray, H:dict)->dict:
     "Event rows at the hours `at`, as a dictionary of columns."
     places = max(0, round(-np.log10(item['step']))) if item['step'] < 1 else 0
@@ -338,7 +338,7 @@ def _label(item:dict, n:int, g)->np.ndarray: # (n,)
     w = 0.55**np.arange(len(item['labels']))
     return item['first'] + (g.choice(len(w), n, p=w/w.sum()) if len(w) > 1 else np.zeros(n, np.int64))
 
-# %% ../nbs/04_simulate.ipynb #b2e5ddf4
+# %% ../nbs/04_simulate.ipynb #c2febd05
 _MODES = ('CPAP', 'PSV', 'SIMV', 'AC/PC', 'AC/VC')
 _TEXTS = _MODES + tuple(m.lower() for m in _MODES) + ('T', '측정불가', '') # texts a value can have instead of a number
 
@@ -370,7 +370,7 @@ def bedside(p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict: # columns
         parts.append(q)
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #8e59f9fe
+# %% ../nbs/04_simulate.ipynb #8f1eb944
 _ROUTINE = ('cbc', 'chem', 'liver', 'coag', 'diff', 'crp', 'urine', 'heart')
 
 def laboratory(p:pd.DataFrame, H:dict, X:dict, g)->dict: # columns
@@ -393,7 +393,7 @@ def laboratory(p:pd.DataFrame, H:dict, X:dict, g)->dict: # columns
             parts.append(_rows(draw[on], time[on], item, item['first'], X[item['value']][draw[on]], H))
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #9643488e
+# %% ../nbs/04_simulate.ipynb #f4d22e72
 def outputs(p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict: # columns
     "Rows of `outputevents`: cc at a time."
     parts = []
@@ -426,7 +426,7 @@ def _intervals(table:str, p:pd.DataFrame, H:dict, G:dict, X:dict, g)->dict:
         parts.append(q | dict(end=end))
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #b128615d
+# %% ../nbs/04_simulate.ipynb #26e28dd7
 def _course_times(d:dict, share:float, user:np.ndarray, hours:np.ndarray, g)->tuple: # course, hour, event of each row
     "Start, changes and stop of the courses of one drug, in hours since the first hour of the stay."
     n = len(user)
@@ -465,7 +465,7 @@ def infusions(p:pd.DataFrame, H:dict, g)->dict: # columns
         number += len(d['labels'])
     return _concat(parts)
 
-# %% ../nbs/04_simulate.ipynb #20b84c65
+# %% ../nbs/04_simulate.ipynb #f15b9b4b
 DIRT = ('out_of_range', 'unit_variant', 'text_value', 'missing_value',
         'minutes_before', 'outside', 'null_hadm', 'duplicate')
 _TIMES = DIRT[4:]
@@ -493,7 +493,7 @@ def _dirt_values(ev:dict, has:dict, g)->dict: # kind -> rows changed
     ev['text'][d] = _EMPTY
     return dict(out_of_range=len(a), unit_variant=len(b), text_value=len(c), missing_value=len(d))
 
-# %% ../nbs/04_simulate.ipynb #1d4f1384
+# %% ../nbs/04_simulate.ipynb #1ac032c7
 def plant_dirt(
     ev:dict, # rows of one table, as columns
     table:str, # name without its folder
@@ -515,7 +515,7 @@ def plant_dirt(
     twice = np.sort(np.concatenate([np.arange(n), np.flatnonzero(has['duplicate'])]))
     return {k: v[twice] for k, v in ev.items()}, counts
 
-# %% ../nbs/04_simulate.ipynb #50a27acf
+# %% ../nbs/04_simulate.ipynb #4e273d08
 _HOSPITALS = ('001', '006', '012', '015', '023', '031')
 _LETTER = dict(chartevents='C', labevents='L', outputevents='O', inputevents='I', procedureevents='P', emar='E')
 
@@ -552,7 +552,7 @@ def _numbers(digits:np.ndarray, places:np.ndarray, text:np.ndarray)->tuple: # te
     void = (text != -1) & (text != _TEXTS.index('T'))
     return _texts(codes, words, mask=text == _EMPTY), pa.array(number, mask=void)
 
-# %% ../nbs/04_simulate.ipynb #4621bc5d
+# %% ../nbs/04_simulate.ipynb #5511f0e1
 def time_text(
     us:np.ndarray, # int64 microseconds; negative means none
     form:np.ndarray, # per row: 0 `2800-01-02 03:04:05`, 1 the same with `.000`, 2 with `T`
@@ -583,7 +583,7 @@ def _units()->tuple:
 
 def _form(ev:dict, p:pd.DataFrame)->np.ndarray: return p.hospital.to_numpy()[ev['stay']] % 3
 
-# %% ../nbs/04_simulate.ipynb #cf254fe5
+# %% ../nbs/04_simulate.ipynb #062338f2
 def _measurements(ev:dict, p:pd.DataFrame, seed:int, table:str)->dict:
     "`chartevents` and `labevents`, whose columns differ in order only."
     value, number = _numbers(ev['digits'], ev['places'], ev['text'])
@@ -612,7 +612,7 @@ def _spans_table(ev:dict, p:pd.DataFrame, seed:int, table:str)->dict:
     weight, known = np.round(p.weight.to_numpy(), 1), p.weight_known.to_numpy()
     return out | dict(patientweight=pa.array(weight[ev['stay']], mask=~known[ev['stay']]))
 
-# %% ../nbs/04_simulate.ipynb #5deb9d00
+# %% ../nbs/04_simulate.ipynb #4391a4dc
 _STARTS = ('{v}{u}', '{v} {u}', '{v}{u} 로 시작', '{v} {u} start', '{u2} {v}{u}')
 _CHANGES = ('{v}{u}', '{v} {u}', '{v} {u} 로 변경', '{v}{u}로 변경', 'rate {v} {u}')
 _STOPS = ('', 'stop', '중단', 'd/c', '')
@@ -656,7 +656,7 @@ def _distinct(key:np.ndarray)->tuple: # code per row, first row of each code
     np.minimum.at(first, codes, np.arange(len(key)))
     return codes, first
 
-# %% ../nbs/04_simulate.ipynb #5bbb850c
+# %% ../nbs/04_simulate.ipynb #8f80e444
 def _emar(clean:dict, ev:dict, p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # emar columns, detail columns, counts
     "`emar` (with its dirt) and `emar_detail` (one row per row before the dirt); single doses carry no rate."
     n, row, number = len(clean['time']), ev['row'], p.number.to_numpy()
@@ -687,7 +687,7 @@ def _single_doses(ev:dict, g)->dict:
     i = np.flatnonzero((ev['event'] == 1) & (g.random(len(ev['event'])) < 0.05))
     return _concat([ev, {k: v[i] for k, v in ev.items()} | dict(event=np.full(len(i), 3, np.int8))])
 
-# %% ../nbs/04_simulate.ipynb #86fc3a9e
+# %% ../nbs/04_simulate.ipynb #e79ec222
 def _age_text(age:np.ndarray, missing:np.ndarray, g)->np.ndarray: # object
     "Ages as `64 years, 10 months, 5 days`, `45 years`, `8 months, 3 days` or a bare number."
     s = lambda a: a.astype(np.int64).astype(str).astype(object)
@@ -698,7 +698,7 @@ def _age_text(age:np.ndarray, missing:np.ndarray, g)->np.ndarray: # object
     out = np.where(age < 1, month + ' months, ' + day + ' days', out)
     return np.where(missing, None, out)
 
-# %% ../nbs/04_simulate.ipynb #fc199100
+# %% ../nbs/04_simulate.ipynb #a0cdb099
 def _patients(p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # columns, counts
     "`patients`: the date of death covers deaths after discharge too."
     q = p[p['first']]
@@ -739,7 +739,7 @@ def _admissions(p:pd.DataFrame, g)->dict:
         nationality=pick(country, [.972, .013, .005, .004, .006]),
         hospital_id=pa.array(np.array(_HOSPITALS)[q.hospital], pa.string()))
 
-# %% ../nbs/04_simulate.ipynb #7f5e34b5
+# %% ../nbs/04_simulate.ipynb #98aecc48
 def _icustays(p:pd.DataFrame, cfg:SimulateConfig, g)->tuple: # columns, counts, recorded out times
     "`icustays`: a few stays end at, or before, their own beginning."
     bad = (g.random(len(p)) < cfg.bad_los) & (p.outcome == 0).to_numpy()
@@ -772,7 +772,7 @@ def _transfers(p:pd.DataFrame, out:np.ndarray, g)->dict:
         eventtype=pa.array(q.eventtype, pa.string()), careunit=pa.array(q.careunit, pa.string()),
         intime=time_text(q.a.to_numpy(), form), outtime=time_text(q.b.to_numpy(), form))
 
-# %% ../nbs/04_simulate.ipynb #87b3302d
+# %% ../nbs/04_simulate.ipynb #a4628175
 def _codes(p:pd.DataFrame, kind:str, g)->pd.DataFrame: # stay, code number
     "Which diagnoses or procedures each stay has."
     facts = simulation_facts()[kind]
@@ -812,7 +812,7 @@ def _dictionaries(cfg:SimulateConfig)->dict: # table -> columns
             'icu/d_items': dict(itemid=text(rest.itemid), label=text(rest.label), category=text(rest.category),
                                 linksto=text(rest.table))}
 
-# %% ../nbs/04_simulate.ipynb #042981ef
+# %% ../nbs/04_simulate.ipynb #18462b36
 LAYOUT = { # table -> file format
     'hosp/patients': 'csv', 'hosp/admissions': 'csv', 'hosp/transfers': 'csv.gz', 'hosp/diagnoses_icd': 'csv',
     'hosp/procedures_icd': 'csv.gz', 'hosp/labevents': 'parquet', 'hosp/d_labitems': 'csv', 'hosp/emar': 'parquet',
@@ -845,7 +845,7 @@ class _Sink:
         self.open[name].write_table(table)
         self.rows[name] += len(table)
 
-# %% ../nbs/04_simulate.ipynb #7e0394c0
+# %% ../nbs/04_simulate.ipynb #019d5231
 def _chunk(p:pd.DataFrame, number:int, cfg:SimulateConfig, sink:_Sink, counts:dict)->None:
     "Simulate and write the events of one chunk of stays."
     g = rng(cfg.seed, 'simulate', 'events', number)
@@ -884,7 +884,7 @@ def _add(counts:dict, table:str, more:dict)->None:
     old = counts.setdefault(table, {})
     for k, v in more.items(): old[k] = old.get(k, 0) + v
 
-# %% ../nbs/04_simulate.ipynb #91eff501
+# %% ../nbs/04_simulate.ipynb #91c0ec89
 def _chunks(p:pd.DataFrame, size:int)->list: # slices of stays
     "Cut the stays about every `size`, only where a new patient begins."
     starts = np.flatnonzero(p['first'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_set', 'describe', 'load_challenge2012']
 
-# %% ../../nbs/14_sources.challenge2012.ipynb #01cfc819
+# %% ../../nbs/14_sources.challenge2012.ipynb #5014f679
 import csv
 import dataclasses
 import io
@@ -25,8 +25,9 @@ from ..cohort import Cohort
 from ..core import ConfigError, DataError
 from ..schema import Feature
 from .concepts import item_rows, load_concepts
-from .extract import (KEPT, DataConfig, Extraction, ExtractionReport, assemble, connect,
-                                       grid_length, points, reduce_levels)
+from .extract import (KEPT, DataConfig, Extraction, ExtractionReport, assemble, grid_length, points,
+                                       reduce_levels)
+from .files import connect
 
 # %% ../../nbs/14_sources.challenge2012.ipynb #17683e55
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)

@@ -8,7 +8,7 @@ __all__ = ['HOUR', 'KEPT', 'REASONS', 'WHO', 'OTHER', 'DataConfig', 'ExtractionR
            'common_levels', 'people_with', 'supported', 'reduce_levels', 'code_flags', 'LevelMap', 'fit_levels',
            'grid_length', 'assemble']
 
-# %% ../../nbs/11_sources.extract.ipynb #d86b04bc
+# %% ../../nbs/11_sources.extract.ipynb #e609153a
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from ..cohort import Cohort
 from ..core import ConfigError, DataError, write_text
 from ..schema import Feature, Schema
 from .concepts import Concept, unit_rows
-from .files import Tables, connect, file_sql, micros, reading
+from .files import reading
 from .grid import HourGrid, charted, finish, take_back
-from .rates import mask_sql, matches_sql, number_sql, rate_rows, unit_sql
+from .rates import rate_rows
 
 # %% ../../nbs/11_sources.extract.ipynb #08f3412e
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def _bind(out:pd.DataFrame, pattern:str, place, concept)->None:
     for name,v in zip(('concept', 'factor', 'shift'), place): out[name] = out[name].mask(hit, v)
     out['role'] = out.role.mask(hit, kinds)
 
-# %% ../../nbs/16_sources.meds.ipynb #25bd2a5c
+# %% ../../nbs/16_sources.meds.ipynb #a332d222
 def _of(role:str)->str: return f"(SELECT m.* FROM meds m JOIN roles r ON r.code = m.code AND r.role = '{role}')"
 
 _DIED = "regexp_matches(lower(place), 'died|dead|expired')"
@@ -199,6 +199,7 @@ def set_tables(meds:Meds, roles:pd.DataFrame)->None:
         FROM s ASOF LEFT JOIN visits v ON v.subject = s.subject AND v.t <= s.t""")
     _share(meds)
 
+# %% ../../nbs/16_sources.meds.ipynb #ed77c8f4
 def _share(meds:Meds)->None:
     "Transfers, charted rows, diagnoses and procedures as views in the form of MIMIC-IV."
     def placed(role, slack=0): # rows with their hospital admission
@@ -248,7 +249,7 @@ def read_stays(
     s[words] = s[words].astype('object').where(s[words].notna(), None)
     return s.assign(sex=sex_level(s.sex))
 
-# %% ../../nbs/16_sources.meds.ipynb #e05f2b84
+# %% ../../nbs/16_sources.meds.ipynb #8e36e8a2
 def set_pairs(meds:Meds)->None:
     "The table `pairs`: one row per infusion, with its stay."
     tie = 'DESC' if meds.has['line'] else 'ASC' # at one time: in one order the start comes first, else the end
@@ -262,7 +263,8 @@ def set_pairs(meds:Meds)->None:
             lag(sign) OVER {order(', depth')}) AS before FROM d),
         w AS (SELECT subject, t, max(v) AS w FROM {_of('weight')} GROUP BY ALL),
         p AS (SELECT subject, icu, code AS item, t, e.t AS t1, v AS rate, u AS rate_unit,
-            e.v AS amount, e.u AS amount_unit, sign > 0 AS started, CASE WHEN sign > 0 THEN coalesce(e.sign < 0, false) ELSE true END AS ended
+            e.v AS amount, e.u AS amount_unit, sign > 0 AS started,
+            sign < 0 OR coalesce(e.sign < 0, false) AS ended
             FROM n WHERE sign > 0 OR before IS DISTINCT FROM 1)
         SELECT coalesce(p.icu, icu.stay) AS stay, p.* EXCLUDE (icu), w.w FROM p
         LEFT JOIN w ON w.subject = p.subject AND w.t = p.t
@@ -280,11 +282,12 @@ def _spans()->str:
         NULL::VARCHAR AS unit, NULL::DOUBLE AS w FROM ({both}) b
         ASOF LEFT JOIN icu ON icu.subject = b.subject AND icu.t < coalesce(b.t1, b.t))"""
 
-# %% ../../nbs/16_sources.meds.ipynb #7867468a
+# %% ../../nbs/16_sources.meds.ipynb #9ff23774
 def _readings(given:bool)->str:
     "SQL: readings for `points`, those that name their stay or those that do not."
     return f"""(SELECT m.icu AS stay, m.subject AS person, m.code AS item, m.t, m.txt, coalesce(r.unit, m.unit) AS unit,
-        coalesce(m.v, try_cast(m.txt AS DOUBLE), CASE WHEN r.flag THEN 1.0 END)::DOUBLE AS v FROM meds m JOIN roles r
+        coalesce(CASE WHEN r.flag THEN CASE WHEN coalesce(m.v, 1) <> 0 THEN 1 END ELSE m.v END,
+            CASE WHEN NOT r.flag THEN try_cast(m.txt AS DOUBLE) END)::DOUBLE AS v FROM meds m JOIN roles r
         ON r.code = m.code AND r.role = 'reading' WHERE m.icu IS {'NOT ' if given else ''}NULL)"""
 
 def read_events(x:Extraction, meds:Meds, roles:pd.DataFrame)->dict[str, np.ndarray]: # weight and other static facts
@@ -307,9 +310,10 @@ def read_events(x:Extraction, meds:Meds, roles:pd.DataFrame)->dict[str, np.ndarr
     intervals(x, 'data/procedures', _spans(), 'spans')
     return facts
 
-# %% ../../nbs/16_sources.meds.ipynb #093a405c
+# %% ../../nbs/16_sources.meds.ipynb #3582fae1
 _TABLES = {'icu/chartevents': 'data/readings', 'hosp/transfers': 'data/transfers',
-           'hosp/diagnoses_icd': 'data/diagnoses', 'hosp/procedures_icd': 'data/procedure codes', 'pairs': 'data/infusions'}
+           'hosp/diagnoses_icd': 'data/diagnoses', 'hosp/procedures_icd': 'data/procedure codes',
+           'pairs': 'data/infusions'}
 
 def _count_people(meds:Meds, roles:pd.DataFrame, report:ExtractionReport)->None:
     "Births, deaths, sexes, admissions and discharges."
@@ -329,6 +333,7 @@ def _count_people(meds:Meds, roles:pd.DataFrame, report:ExtractionReport)->None:
         lost = one(f'SELECT count(*) FROM pairs WHERE {side} AND NOT {other}')
         report.note('events', 'data/infusions', '', f"no matching {'end' if side == 'started' else 'start'}", lost)
 
+# %% ../../nbs/16_sources.meds.ipynb #5d6dfd50
 def _count_rest(meds:Meds, roles:pd.DataFrame, kept:pd.DataFrame, report:ExtractionReport)->None:
     "Weights, and the codes that nothing uses."
     meds.con.register('_kept', pd.DataFrame(dict(stay=kept.stay_id.astype('string'))))
@@ -344,6 +349,7 @@ def _count_rest(meds:Meds, roles:pd.DataFrame, kept:pd.DataFrame, report:Extract
     report.add('patterns', 'data/other codes',
                pd.DataFrame(dict(item='', reason='codes of ' + heads.index, rows=heads.to_numpy())))
 
+# %% ../../nbs/16_sources.meds.ipynb #1bd4a620
 def _count_metadata(meds:Meds, roles:pd.DataFrame, report:ExtractionReport)->None:
     "The tables beside the data: codes that are described, splits that are not used."
     for name in ('codes', 'subject_splits'):
@@ -353,8 +359,8 @@ def _count_metadata(meds:Meds, roles:pd.DataFrame, report:ExtractionReport)->Non
         if name == 'subject_splits': reason = pd.Series('not used: people are split anew', index=f.index)
         else:
             role = f.code.map(roles.set_index('code').role)
-            reason = pd.Series(np.select([role.isna(), role == 'other'], ['code not in the data', 'item not in dictionary'],
-                                         KEPT))
+            said = ['code not in the data', 'item not in dictionary']
+            reason = pd.Series(np.select([role.isna(), role == 'other'], said, KEPT))
         n = reason.value_counts()
         report.add('events', f'metadata/{name}', pd.DataFrame(dict(item='', reason=n.index, rows=n.to_numpy())))
 
