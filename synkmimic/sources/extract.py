@@ -8,7 +8,7 @@ __all__ = ['HOUR', 'KEPT', 'REASONS', 'WHO', 'OTHER', 'DataConfig', 'ExtractionR
            'common_levels', 'people_with', 'supported', 'reduce_levels', 'code_flags', 'LevelMap', 'fit_levels',
            'grid_length', 'assemble']
 
-# %% ../../nbs/11_sources.extract.ipynb #e609153a
+# %% ../../nbs/11_sources.extract.ipynb #b608d902
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ import pandas as pd
 from ..cohort import Cohort
 from ..core import ConfigError, DataError, write_text
 from ..schema import Feature, Schema
-from .concepts import Concept, unit_rows
+from .concepts import unit_rows
 from .files import reading
 from .grid import HourGrid, charted, finish, take_back
 from .rates import rate_rows
 
-# %% ../../nbs/11_sources.extract.ipynb #08f3412e
+# %% ../../nbs/11_sources.extract.ipynb #0e7d1149
 @dataclass(frozen=True)
 class DataConfig:
     "What is read, who is included, and on which grid."
@@ -56,15 +56,7 @@ class DataConfig:
     memory_limit:str = '2GB' # DuckDB's; larger work goes to a temporary folder
     threads:int = 0 # DuckDB's; 0: all cores
 
-    def __post_init__(self):
-        if self.hours < 0 or self.cap_hours < 1 or self.grid_hours <= 0:
-            raise ConfigError('data.hours, data.cap_hours and data.grid_hours must be positive (data.hours=0: the whole stay)')
-        steps = (self.hours or self.cap_hours)/self.grid_hours
-        if abs(steps - round(steps)) > 1e-9:
-            raise ConfigError(f'a window of {self.hours or self.cap_hours} h is no multiple of data.grid_hours={self.grid_hours:g}')
-        for name,allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f'data.{name} must be one of {allowed}, not {getattr(self, name)!r}')
+    def __post_init__(self): _check_options(self)
 
     @property
     def steps(self)->int:
@@ -76,8 +68,20 @@ class DataConfig:
         "One grid step."
         return round(self.grid_hours*HOUR)
 
+# %% ../../nbs/11_sources.extract.ipynb #42562f35
 HOUR = 3_600_000_000 # microseconds
 _CHOICES = dict(features=('all', 'core'), nationality=('drop', 'two_levels'), code_group=('category', 'chapter', 'full'))
+
+def _check_options(cfg)->None:
+    "Raise for values that cannot be meant."
+    if cfg.hours < 0 or cfg.cap_hours < 1 or cfg.grid_hours <= 0:
+        raise ConfigError('data.hours, data.cap_hours and data.grid_hours must be positive (data.hours=0: the whole stay)')
+    steps = (cfg.hours or cfg.cap_hours)/cfg.grid_hours
+    if abs(steps - round(steps)) > 1e-9:
+        raise ConfigError(f'a window of {cfg.hours or cfg.cap_hours} h is no multiple of data.grid_hours={cfg.grid_hours:g}')
+    for name,allowed in _CHOICES.items():
+        if getattr(cfg, name) not in allowed:
+            raise ConfigError(f'data.{name} must be one of {allowed}, not {getattr(cfg, name)!r}')
 
 # %% ../../nbs/11_sources.extract.ipynb #a9e36523
 KEPT = 'kept'
@@ -185,18 +189,37 @@ def outcomes(
     dated_icu = inside & ((d + day <= end) | (same_day & leaves))
     return np.select([icu | dated_icu, hospital | inside], [1, 2], 0)
 
-# %% ../../nbs/11_sources.extract.ipynb #3380a3e7
+# %% ../../nbs/11_sources.extract.ipynb #e25597ab
+def _lay_out(x, kept:pd.DataFrame, everyone:pd.DataFrame)->None:
+    "The table `stays` and the grid."
+    ids = everyone.dropna(subset=['stay_id', 'subject_id', 't_in', 't_out']).drop_duplicates('stay_id')
+    ids = ids[['stay_id', 'subject_id', 'hadm_id', 't_in', 't_out']].copy()
+    code = pd.Series(np.arange(len(kept)), index=kept.stay_id.to_numpy())
+    ids['code'] = ids.stay_id.map(code).fillna(-1).astype('int32')
+    ids['t_in'], ids['span'] = ids.t_in.astype('int64'), (ids.t_out - ids.t_in).astype('int64')
+    ids['weight'] = np.nan
+    x.table('stays', ids.drop(columns='t_out'))
+    x.n, x.span = len(kept), (kept.t_out - kept.t_in).to_numpy('int64')
+    x.steps = x.cfg.steps if x.cfg.hours else min(x.cfg.steps, -(-int(x.span.max())//x.cfg.grid))
+    x.end = x.steps*x.cfg.grid # of the window, microseconds
+    x.grid = HourGrid(x.concepts, x.n, x.steps)
+
+def _dictionary(x)->None:
+    "The tables `kinds`, `units` and `rate_units`."
+    bound = lambda limit, other: other if limit is None else limit
+    kinds = [(k, c.kind, c.agg, bound(c.low, -np.inf), bound(c.high, np.inf)) for k,c in enumerate(x.concepts)]
+    units = pd.DataFrame(unit_rows(x.concepts), columns=['concept', 'unit', 'factor', 'shift'])
+    rates = pd.DataFrame(rate_rows(x.concepts), columns=['concept', 'unit', 'factor', 'per_kg', 'volume'])
+    x.table('kinds', pd.DataFrame(kinds, columns=['concept', 'kind', 'agg', 'low', 'high']))
+    x.table('units', units)
+    x.table('rate_units', rates)
+
+# %% ../../nbs/11_sources.extract.ipynb #3bab54f2
 class Extraction:
     "One run of the engine."
     def __init__(self, con, concepts, cfg:DataConfig, report:ExtractionReport):
         self.con, self.concepts, self.cfg, self.report = con, tuple(concepts), cfg, report
-        bound = lambda x, other: other if x is None else x
-        kinds = [(k, c.kind, c.agg, bound(c.low, -np.inf), bound(c.high, np.inf)) for k,c in enumerate(self.concepts)]
-        units = pd.DataFrame(unit_rows(self.concepts), columns=['concept', 'unit', 'factor', 'shift'])
-        rates = pd.DataFrame(rate_rows(self.concepts), columns=['concept', 'unit', 'factor', 'per_kg', 'volume'])
-        self.table('kinds', pd.DataFrame(kinds, columns=['concept', 'kind', 'agg', 'low', 'high']))
-        self.table('units', units)
-        self.table('rate_units', rates)
+        _dictionary(self)
 
     def table(self, name:str, frame:pd.DataFrame)->None:
         "A pandas frame as a DuckDB table."
@@ -207,17 +230,7 @@ class Extraction:
 
     def set_stays(self, kept:pd.DataFrame, everyone:pd.DataFrame)->None:
         "Register the stays and lay out the grid; `everyone` includes those filtered out."
-        ids = everyone.dropna(subset=['stay_id', 'subject_id', 't_in', 't_out']).drop_duplicates('stay_id')
-        ids = ids[['stay_id', 'subject_id', 'hadm_id', 't_in', 't_out']].copy()
-        code = pd.Series(np.arange(len(kept)), index=kept.stay_id.to_numpy())
-        ids['code'] = ids.stay_id.map(code).fillna(-1).astype('int32')
-        ids['t_in'], ids['span'] = ids.t_in.astype('int64'), (ids.t_out - ids.t_in).astype('int64')
-        ids['weight'] = np.nan
-        self.n, self.span = len(kept), (kept.t_out - kept.t_in).to_numpy('int64')
-        self.steps = self.cfg.steps if self.cfg.hours else min(self.cfg.steps, -(-int(self.span.max())//self.cfg.grid))
-        self.end = self.steps*self.cfg.grid # of the window, microseconds
-        self.grid = HourGrid(self.concepts, self.n, self.steps)
-        self.table('stays', ids.drop(columns='t_out'))
+        _lay_out(self, kept, everyone)
 
     def set_items(self, table:str, rows)->None:
         "Register which items of a table are which concept: (item, concept, factor, shift)."

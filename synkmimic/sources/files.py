@@ -117,7 +117,31 @@ def column_sql(
     native = type.startswith(('TIMESTAMP', 'DATE')) or (name in _NUMBERS and type != 'VARCHAR')
     return f'"{name}"' if native else f'CAST("{name}" AS VARCHAR)'
 
-# %% ../../nbs/07_sources.files.ipynb #9335c033
+# %% ../../nbs/07_sources.files.ipynb #6d1e966f
+def _readable(tables, table:str)->str:
+    "SQL: the file of a table, or a copy of it in UTF-8."
+    path = tables.path(table)
+    if path is None:
+        raise DataError('the table is missing', file=tables.root/table, table=table, fix='It may be .csv, .csv.gz or .parquet.')
+    with reading(table, path):
+        other = 'utf-8' if path.suffix == '.parquet' else encoding_of(path, tables.encoding)
+        if codecs.lookup(other).name != 'utf-8':
+            folder = Path(tables.con.execute("SELECT current_setting('temp_directory')").fetchall()[0][0])
+            folder.mkdir(parents=True, exist_ok=True)
+            path = recoded(path, other, folder)
+    return file_sql(path)
+
+def _scan_sql(tables, table:str, columns, optional)->str:
+    "SQL: some columns of a table, those of `optional` as NULL when absent."
+    have = tables.columns(table)
+    lost = [c for c in columns if c not in have]
+    if lost: raise DataError(f'the column is missing; there are {list(have)}', file=tables.path(table), table=table,
+                             column=lost[0], fix='Rename the column or choose another source.')
+    parts = [f'{column_sql(c, have[c])} AS "{c}"' if c in have else f'NULL::VARCHAR AS "{c}"'
+             for c in (*columns, *optional)]
+    return f"(SELECT {', '.join(parts)} FROM {tables.source(table)})"
+
+# %% ../../nbs/07_sources.files.ipynb #40255b84
 class Tables:
     "The raw tables under one root folder."
     def __init__(self,
@@ -129,8 +153,8 @@ class Tables:
         self.root, self.con, self.encoding, self._read = Path(root), con, encoding, {}
         if not self.root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
         lost = [d for d in expect if not (self.root/d).is_dir()]
-        both = f'data.root must be the folder that holds {" and ".join(expect)}.'
-        if lost: raise DataError(f'no folder {lost[0]}/ here', file=root, fix=both)
+        if lost: raise DataError(f'no folder {lost[0]}/ here', file=root,
+                                 fix=f'data.root must be the folder that holds {" and ".join(expect)}.')
 
     def path(self, table:str)->Path|None:
         "The file of a table; None when there is none."
@@ -143,25 +167,13 @@ class Tables:
 
     def source(self, table:str)->str:
         "SQL: the file of a table, whatever its encoding."
-        if table in self._read: return self._read[table]
-        path = self.path(table)
-        if path is None:
-            raise DataError('the table is missing', file=self.root/table, table=table,
-                            fix='It may be .csv, .csv.gz or .parquet.')
-        with reading(table, path):
-            other = 'utf-8' if path.suffix == '.parquet' else encoding_of(path, self.encoding)
-            if codecs.lookup(other).name != 'utf-8':
-                folder = Path(self.con.execute("SELECT current_setting('temp_directory')").fetchall()[0][0])
-                folder.mkdir(parents=True, exist_ok=True)
-                path = recoded(path, other, folder)
-        self._read[table] = file_sql(path)
+        if table not in self._read: self._read[table] = _readable(self, table)
         return self._read[table]
 
     def columns(self, table:str)->dict[str, str]:
         "Names and DuckDB types of a table's columns."
-        source = self.source(table)
-        with reading(table, self.path(table)):
-            return {r[0]: r[1] for r in self.con.execute(f'DESCRIBE SELECT * FROM {source}').fetchall()}
+        sql = f'DESCRIBE SELECT * FROM {self.source(table)}'
+        with reading(table, self.path(table)): return {r[0]: r[1] for r in self.con.execute(sql).fetchall()}
 
     def scan(self,
         table:str, # such as icu/chartevents
@@ -169,13 +181,7 @@ class Tables:
         optional=(), # columns read as NULL when absent
     )->str: # a SQL relation, in brackets
         "A table as SQL; ids and words are text."
-        have = self.columns(table)
-        lost = [c for c in columns if c not in have]
-        if lost: raise DataError(f'the column is missing; there are {list(have)}', file=self.path(table), table=table,
-                                 column=lost[0], fix='Rename the column or choose another source.')
-        parts = [f'{column_sql(c, have[c])} AS "{c}"' if c in have else f'NULL::VARCHAR AS "{c}"'
-                 for c in (*columns, *optional)]
-        return f"(SELECT {', '.join(parts)} FROM {self.source(table)})"
+        return _scan_sql(self, table, columns, optional)
 
     def frame(self, table:str, columns, optional=())->pd.DataFrame:
         "A small table as text columns in pandas."

@@ -12,7 +12,23 @@ import numpy as np
 
 from ..core import DataError
 
-# %% ../../nbs/09_sources.grid.ipynb #98d11b50
+# %% ../../nbs/09_sources.grid.ipynb #36fbf99e
+def _lay_out(grid)->None:
+    "Where each variable goes, and the empty arrays."
+    kinds = np.array([v.kind for v in grid.variables])
+    late = np.array([v.kind == 'categorical' or (v.kind == 'numerical' and v.agg == 'last') for v in grid.variables])
+    grid.kind = np.select([kinds == 'numerical', kinds == 'flag'], [0, 1], 2).astype('int8')
+    grid.late, grid.column, grid.late_column = late, np.zeros(len(late), 'int64'), np.cumsum(late) - 1
+    for k in range(3): grid.column[grid.kind == k] = np.arange((grid.kind == k).sum())
+    grid.size = [int((grid.kind == k).sum()) for k in range(3)] # F, K, C
+    cells = grid.stays*grid.steps
+    grid.total, grid.count = np.zeros(cells*grid.size[0]), np.zeros(cells*grid.size[0], 'uint16')
+    grid.flags = np.zeros(cells*grid.size[1], 'uint8')
+    grid.when = np.full((cells, late.sum()), np.iinfo('int64').min) # time of the last reading
+    grid.latest = np.full((cells, late.sum()), np.nan) # and its value
+    grid.event = np.zeros(grid.stays, bool) # stays that had any reading
+
+# %% ../../nbs/09_sources.grid.ipynb #90af5911
 class HourGrid:
     "Running totals of every variable, stay and hour."
     def __init__(self,
@@ -21,18 +37,7 @@ class HourGrid:
         steps:int, # T
     ):
         self.variables, self.stays, self.steps, self.added = tuple(variables), stays, steps, 0
-        kinds = np.array([v.kind for v in self.variables])
-        late = np.array([v.kind == 'categorical' or (v.kind == 'numerical' and v.agg == 'last') for v in self.variables])
-        self.kind = np.select([kinds == 'numerical', kinds == 'flag'], [0, 1], 2).astype('int8')
-        self.late, self.column, self.late_column = late, np.zeros(len(late), 'int64'), np.cumsum(late) - 1
-        for k in range(3): self.column[self.kind == k] = np.arange((self.kind == k).sum())
-        self.size = [int((self.kind == k).sum()) for k in range(3)] # F, K, C
-        cells = stays*steps
-        self.total, self.count = np.zeros(cells*self.size[0]), np.zeros(cells*self.size[0], 'uint16')
-        self.flags = np.zeros(cells*self.size[1], 'uint8')
-        self.when = np.full((cells, late.sum()), np.iinfo('int64').min) # time of the last reading
-        self.latest = np.full((cells, late.sum()), np.nan) # and its value
-        self.event = np.zeros(stays, bool) # stays that had any reading
+        _lay_out(self)
 
     def add(self,
         cell:np.ndarray, # (m,) int64, stay*T + hour
@@ -44,38 +49,39 @@ class HourGrid:
         "Add readings."
         kind, late = self.kind[variable], self.late[variable]
         plain = (kind == 0) & ~late
-        self._sum(cell[plain], variable[plain], value[plain])
+        _sum(self, cell[plain], variable[plain], value[plain])
         if not plain.all():
             flag = kind == 1
             self.flags[cell[flag]*self.size[1] + self.column[variable[flag]]] = 1
-            self._last(cell[late], variable[late], value[late], at[late])
+            _last(self, cell[late], variable[late], value[late], at[late])
         if event: self.event[cell[~np.isnan(value)]//self.steps] = True
 
-    def _sum(self, cell, variable, value, sign=1)->None:
-        "Add to (or with `sign` -1 take from) the running totals."
-        flat = cell*self.size[0] + self.column[variable]
-        np.add.at(self.total, flat, sign*value)
-        (np.add if sign > 0 else np.subtract).at(self.count, flat, np.uint16(1))
-        self.added += sign*len(flat)
+# %% ../../nbs/09_sources.grid.ipynb #0b96c7ac
+def _sum(grid:HourGrid, cell, variable, value, sign=1)->None:
+    "Add to (or with `sign` -1 take from) the running totals."
+    flat = cell*grid.size[0] + grid.column[variable]
+    np.add.at(grid.total, flat, sign*value)
+    (np.add if sign > 0 else np.subtract).at(grid.count, flat, np.uint16(1))
+    grid.added += sign*len(flat)
 
-    def _last(self, cell, variable, value, at)->None:
-        "Put the latest readings in place; of two at one moment the larger."
-        column = self.late_column[variable]
-        here = cell*self.late.sum() + column
-        order = np.lexsort((value, at, here))
-        end = order[np.append(np.diff(here[order]) != 0, True)] if len(order) else order
-        cell, column, value, at = (a[end] for a in (cell, column, value, at))
-        before, than = self.when[cell, column], self.latest[cell, column]
-        newer = (at > before) | ((at == before) & (value > than))
-        where = cell[newer], column[newer]
-        self.when[where], self.latest[where] = at[newer], value[newer]
+def _last(grid:HourGrid, cell, variable, value, at)->None:
+    "Put the latest readings in place; of two at one moment the larger."
+    column = grid.late_column[variable]
+    here = cell*grid.late.sum() + column
+    order = np.lexsort((value, at, here))
+    end = order[np.append(np.diff(here[order]) != 0, True)] if len(order) else order
+    cell, column, value, at = (a[end] for a in (cell, column, value, at))
+    before, than = grid.when[cell, column], grid.latest[cell, column]
+    newer = (at > before) | ((at == before) & (value > than))
+    where = cell[newer], column[newer]
+    grid.when[where], grid.latest[where] = at[newer], value[newer]
 
-# %% ../../nbs/09_sources.grid.ipynb #a62bc105
+# %% ../../nbs/09_sources.grid.ipynb #6baba4bd
 def take_back(grid:HourGrid, cell, variable, value, times)->None:
     "Remove `times` copies of each reading."
     plain = (grid.kind[variable] == 0) & ~grid.late[variable]
     cell, variable, value = (np.repeat(a[plain], times[plain]) for a in (cell, variable, value))
-    grid._sum(cell, variable, value, sign=-1)
+    _sum(grid, cell, variable, value, sign=-1)
 
 # %% ../../nbs/09_sources.grid.ipynb #62ea724c
 @dataclass
@@ -114,7 +120,7 @@ def charted(
         seen[i:i + 4096, rate] = (total[..., rate] > 0).any(1)
     return seen, grid.flags.reshape(n, T, K).any(1)
 
-# %% ../../nbs/09_sources.grid.ipynb #fd6774c3
+# %% ../../nbs/09_sources.grid.ipynb #c81d1c90
 def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     "Flat index, variable and value of the charted cells of stays i..j, and which of them are out of range."
     number = [v for v in grid.variables if v.kind == 'numerical']
@@ -135,6 +141,7 @@ def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     value[~stepped] = np.round(value[~stepped], 6)
     return flat, f, value, beyond
 
+# %% ../../nbs/09_sources.grid.ipynb #05681165
 def finish(
     grid:HourGrid,
     length:np.ndarray, # (n,) steps inside the stay

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['OUTCOMES', 'KMIMIC', 'SIMULATED', 'read_stays', 'sex_level', 'domestic', 'labelled', 'infusion_notes',
            'careunit_concept', 'careunits', 'static_concepts', 'static_facts', 'carried_weight', 'set_weight',
-           'code_rows', 'read_codes', 'static_table', 'missing_table', 'available', 'reading_sql', 'output_sql',
-           'interval_sql', 'events', 'weighed', 'Layout', 'read_registry', 'load_kmimic']
+           'code_rows', 'all_codes', 'code_columns', 'read_codes', 'special_stays', 'static_table', 'missing_table',
+           'available', 'reading_sql', 'output_sql', 'interval_sql', 'drug_items', 'events', 'weighed', 'Layout',
+           'read_registry', 'load_kmimic']
 
-# %% ../../nbs/12_sources.kmimic.ipynb #97996326
+# %% ../../nbs/12_sources.kmimic.ipynb #cbc42dc4
 import dataclasses
 import importlib.resources
 import tempfile
@@ -28,7 +29,7 @@ from .concepts import Concept, item_rows, label_text, load_concepts, unit_rows
 from .extract import (HOUR, KEPT, REASONS, WHO, DataConfig, Extraction, ExtractionReport, assemble,
                                        case_sql, code_flags, common_levels, count_rows, grid_length, include, intervals,
                                        joined_sql, outcomes, parse_age, points, reduce_levels, spread_pieces)
-from .files import Tables, connect, micros
+from .files import Tables, connect, micros, reading
 from .rates import mask_sql, matches_sql, number_sql, unit_sql
 
 # %% ../../nbs/12_sources.kmimic.ipynb #01989256
@@ -190,7 +191,7 @@ def careunits(x:Extraction, tables:Tables, codes:dict)->None:
     reasons = np.array(REASONS)[f.reason.astype(int)]
     x.report.add('events', 'hosp/transfers', pd.DataFrame(dict(item='careunit', reason=reasons, rows=f.n)))
 
-# %% ../../nbs/12_sources.kmimic.ipynb #4ac686b4
+# %% ../../nbs/12_sources.kmimic.ipynb #031df661
 def static_concepts(
     source:str, # kmimic or mimiciv
 )->tuple[Concept, ...]:
@@ -226,6 +227,7 @@ def static_facts(
         x.report.note('static', 'icu/chartevents', c.name, KEPT, len(g))
     return out
 
+# %% ../../nbs/12_sources.kmimic.ipynb #168e0b1f
 def carried_weight(x:Extraction, relations)->np.ndarray: # (n,) kg, NaN where there is none
     "The first weight in the window that rows carry, from SQL relations with stay, t, w."
     out = np.full(x.n, np.nan)
@@ -296,7 +298,7 @@ def code_rows(x:Extraction, tables:Tables, kind:str)->pd.DataFrame: # stay, code
     names = d.iloc[rows.k.to_numpy('int64')].reset_index(drop=True)
     return pd.concat([rows[['stay', 'n']], names[_COLUMNS[2:]]], axis=1).dropna(subset='system')
 
-# %% ../../nbs/12_sources.kmimic.ipynb #61f89114
+# %% ../../nbs/12_sources.kmimic.ipynb #aa24fc09
 def _note_groups(report:ExtractionReport, stage:str, counts:pd.DataFrame, columns)->None:
     "Counts of a screen in the report; of one to ten people the report says only that."
     few = counts.people.between(1, FEW - 1)
@@ -307,24 +309,36 @@ def _note_groups(report:ExtractionReport, stage:str, counts:pd.DataFrame, column
     unseen = counts.note.str.startswith(('list is empty', 'not recorded'))
     report.add(stage, 'codes', pd.DataFrame(dict(item=counts.group, reason=counts.note, rows=0))[unseen])
 
+def all_codes(x:Extraction, tables:Tables, kept:pd.DataFrame)->pd.DataFrame:
+    "Diagnoses and procedures of the stays: kind, stay, subject, n, code, system, group, withheld."
+    here = [k for k in KINDS if not (x.cfg.skip_missing_tables and tables.path(_CODES[k]) is None)]
+    for k in (k for k in KINDS if k not in here): x.report.note('tables', _CODES[k], k, 'table missing', 1)
+    rows = [pd.DataFrame(columns=_COLUMNS), *(code_rows(x, tables, k).assign(kind=k) for k in here)]
+    every = pd.concat(rows, ignore_index=True)
+    return every.assign(subject=kept.subject_id.to_numpy(object)[every.stay.to_numpy('int64')],
+                        withheld=every.withheld.astype(bool))
+
+def code_columns(every:pd.DataFrame, kept:pd.DataFrame, cfg:DataConfig, report:ExtractionReport)->dict:
+    "Flags by kind, of the codes that are not withheld."
+    people = kept.subject_id.to_numpy(object)
+    def flags(p): # of one system
+        r = every[(every.system == p) & ~every.withheld]
+        return code_flags(pd.DataFrame(dict(stay=r.stay, code=r.group)), people, p, cfg, report)
+    return {k: pd.concat([flags(p) for p in systems], axis=1) for k,systems in KINDS.items()}
+
 def read_codes(x:Extraction, tables:Tables, kept:pd.DataFrame)->dict[str, pd.DataFrame]: # flags by kind
     "Diagnosis and procedure flags of the stays; the screen and the special groups are counted on the way."
-    cfg, report, people = x.cfg, x.report, kept.subject_id.to_numpy(object)
-    here = [k for k in KINDS if not (cfg.skip_missing_tables and tables.path(_CODES[k]) is None)]
-    for k in KINDS:
-        if k not in here: report.note('tables', _CODES[k], k, 'table missing', 1)
-    rows = {k: code_rows(x, tables, k) for k in here}
-    every = pd.concat([pd.DataFrame(columns=_COLUMNS), *rows.values()])
-    every = every.assign(subject=people[every.stay.to_numpy('int64')])
-    _note_groups(report, 'screen', screen_counts(every, cfg.sensitive_codes), ('codes', 'rows', 'people', 'stays'))
-    stays = kept.assign(stay=np.arange(len(kept)), subject=people, died=kept.t_death.notna() | kept.d_death.notna())
-    _note_groups(report, 'special', special_groups(stays, every, cfg.sensitive_codes), ('people', 'stays'))
-    def flags(r, p): # one system
-        r = r[(r.system == p) & ~r.withheld.astype(bool)]
-        return code_flags(pd.DataFrame(dict(stay=r.stay, code=r.group)), people, p, cfg, report)
-    return {k: pd.concat([flags(r, p) for p in KINDS[k]], axis=1) for k,r in rows.items()}
+    every, path = all_codes(x, tables, kept), x.cfg.sensitive_codes
+    _note_groups(x.report, 'screen', screen_counts(every, path), ('codes', 'rows', 'people', 'stays'))
+    _note_groups(x.report, 'special', special_groups(special_stays(kept), every, path), ('people', 'stays'))
+    return code_columns(every, kept, x.cfg, x.report)
 
-# %% ../../nbs/12_sources.kmimic.ipynb #74e9fa7b
+def special_stays(kept:pd.DataFrame)->pd.DataFrame:
+    "The stays as `special_groups` counts them."
+    return kept.assign(stay=np.arange(len(kept)), subject=kept.subject_id.to_numpy(object),
+                       died=kept.t_death.notna() | kept.d_death.notna())
+
+# %% ../../nbs/12_sources.kmimic.ipynb #3375dfff
 _NUMBERS = dict( # name -> unit, low, high, step, role, group
     age=('years', 0, 120, 1., 'admission', 'demographics'), weight=('kg', 20, 300, 0.1, 'admission', 'demographics'),
     height=('cm', 100, 230, 0.1, 'admission', 'demographics'),
@@ -361,6 +375,7 @@ def static_table(
         for name in flags: add(name, flags[name].to_numpy(), 'flag', role='discharge', group=group)
     return pd.DataFrame(out), features
 
+# %% ../../nbs/12_sources.kmimic.ipynb #1605b3b7
 def _words(kept:pd.DataFrame, cfg:DataConfig, report:ExtractionReport)->list[str]:
     "The text columns in use."
     if cfg.nationality not in ('drop', 'two_levels'):
@@ -416,24 +431,27 @@ def interval_sql(tables:Tables, table:str, stay:str, value:str, unit:str, column
         try_cast(endtime AS TIMESTAMP) AS t1, {value} AS v, {unit} AS unit, try_cast(patientweight AS DOUBLE) AS w
         FROM {scan})'''
 
-# %% ../../nbs/12_sources.kmimic.ipynb #6b21f43a
+# %% ../../nbs/12_sources.kmimic.ipynb #30076d3c
 _SEQ = "regexp_replace(CAST(emar_seq AS VARCHAR), '[.]0+$', '')"
 
-def _drug_items(x:Extraction, tables:Tables, scan:str)->None:
-    "Register the drugs of emar: by name or, where there is none, by the label of their item."
-    drugs = x.run('hosp/emar', f'''SELECT DISTINCT coalesce(medication, '') AS medication,
-        coalesce(itemid, '') AS itemid FROM {scan}''').df()
+def drug_items(
+    concepts, # of kmimic
+    tables:Tables,
+)->list[tuple]: # (medication|itemid, concept, factor, shift)
+    "The drugs of emar that belong to a concept: by name or, where there is none, by the label of their item."
+    with reading('hosp/emar', tables.path('hosp/emar')):
+        drugs = tables.con.execute(f'''SELECT DISTINCT coalesce(medication, '') AS medication,
+            coalesce(itemid, '') AS itemid FROM {tables.scan('hosp/emar', ['itemid'], ['medication'])}''').df()
     names = tables.frame('icu/d_items', ['itemid', 'label']).drop_duplicates('itemid').set_index('itemid').label
     label = drugs.medication.where(drugs.medication != '', drugs.itemid.map(names))
-    both = pd.DataFrame(dict(itemid=drugs.medication + '|' + drugs.itemid, label=label))
-    x.set_items('emar', labelled(x.concepts, 'emar', both))
+    return labelled(concepts, 'emar', pd.DataFrame(dict(itemid=drugs.medication + '|' + drugs.itemid, label=label)))
 
 def _emar(x:Extraction, tables:Tables)->None:
     "Add the infusions of emar and emar_detail."
     columns = ['stay_id', 'emar_id', 'emar_seq', 'emar_type', 'itemid', 'charttime', 'event_txt']
     scan = tables.scan('hosp/emar', columns, ['medication', 'pharmacy_id'])
     detail = tables.scan('hosp/emar_detail', ['stay_id', 'emar_id', 'emar_seq', 'note_txt'])
-    _drug_items(x, tables, scan)
+    x.set_items('emar', drug_items(x.concepts, tables))
     x.run('hosp/emar_detail', f'''CREATE OR REPLACE TEMP TABLE details AS SELECT stay_id, emar_id, {_SEQ} AS seq,
         count(*) AS n, count(DISTINCT note_txt) AS texts, string_agg(DISTINCT note_txt, ' ; ' ORDER BY note_txt) AS txt
         FROM {detail} GROUP BY ALL''')

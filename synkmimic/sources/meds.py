@@ -282,7 +282,7 @@ def _spans()->str:
         NULL::VARCHAR AS unit, NULL::DOUBLE AS w FROM ({both}) b
         ASOF LEFT JOIN icu ON icu.subject = b.subject AND icu.t < coalesce(b.t1, b.t))"""
 
-# %% ../../nbs/16_sources.meds.ipynb #9ff23774
+# %% ../../nbs/16_sources.meds.ipynb #66925e0b
 def _readings(given:bool)->str:
     "SQL: readings for `points`, those that name their stay or those that do not."
     return f"""(SELECT m.icu AS stay, m.subject AS person, m.code AS item, m.t, m.txt, coalesce(r.unit, m.unit) AS unit,
@@ -292,23 +292,30 @@ def _readings(given:bool)->str:
 
 def read_events(x:Extraction, meds:Meds, roles:pd.DataFrame)->dict[str, np.ndarray]: # weight and other static facts
     "Read readings, infusions and procedures."
-    place = lambda role: list(roles[roles.role == role][['code', 'concept', 'factor', 'shift']].itertuples(index=False))
+    columns = ['code', 'concept', 'factor', 'shift']
+    place = {role: list(r[columns].itertuples(index=False)) for role,r in roles.groupby('role')}
     known = static_concepts('mimiciv')
     facts = weighed(x, [f"""(SELECT icu.stay, m.t, m.v AS w FROM {_of('weight')} m ASOF JOIN icu
         ON icu.subject = m.subject AND icu.t <= m.t)"""], static_facts(x, meds, known, item_rows(known, 'chartevents')))
-    x.set_items('readings', place('reading'))
-    if meds.has['icu']: points(x, 'data/readings', _readings(True), 'stay')
-    points(x, 'data/readings', _readings(False), 'person')
+    if 'reading' in place:
+        x.set_items('readings', place['reading'])
+        if meds.has['icu']: points(x, 'data/readings', _readings(True), 'stay')
+        points(x, 'data/readings', _readings(False), 'person')
     set_pairs(meds)
+    if 'infusion' in place: _infusions(x, roles, place['infusion'])
+    if 'procedure' in place:
+        x.set_items('procedures', place['procedure'])
+        intervals(x, 'data/procedures', _spans(), 'spans')
+    return facts
+
+def _infusions(x:Extraction, roles:pd.DataFrame, items)->None:
+    "Add the table `pairs`: rates of what is a rate, amounts of the rest."
     rates = {c for c,k in zip(roles.code, roles.concept) if k >= 0 and x.concepts[k].agg == 'rate'}
     x.table('rate_codes', pd.DataFrame(dict(item=pd.Series(sorted(rates), dtype='object'))))
-    x.set_items('infusions', place('infusion'))
+    x.set_items('infusions', items)
     for value,join,mode in (('amount', 'ANTI', 'amounts'), ('rate', 'SEMI', 'rates')):
         intervals(x, 'pairs', f"""(SELECT stay, item, t, t1, {value} AS v, {value}_unit AS unit, w FROM pairs
             {join} JOIN rate_codes USING (item) WHERE started AND ended)""", mode)
-    x.set_items('procedures', place('procedure'))
-    intervals(x, 'data/procedures', _spans(), 'spans')
-    return facts
 
 # %% ../../nbs/16_sources.meds.ipynb #3582fae1
 _TABLES = {'icu/chartevents': 'data/readings', 'hosp/transfers': 'data/transfers',

@@ -242,7 +242,7 @@ def describe(
     for k in empty: report.note('levels', table, k, 'no level in enough people', rows[k])
     return {k: e for k,e in out.items() if k not in empty}
 
-# %% ../../nbs/15_sources.tables.ipynb #57faba1a
+# %% ../../nbs/15_sources.tables.ipynb #5b42174e
 def _entry(row, given:dict, n, report:ExtractionReport, table:str)->dict:
     "The description of one variable but for ranges and levels found."
     kind = given.get('kind') or ('categorical' if 'levels' in given else 'numerical' if 'agg' in given
@@ -263,8 +263,10 @@ def _fill(name:str, e:dict, found:dict|None, report:ExtractionReport, table:str)
         bounds = [b for b in (e['low'], e['high']) if b is not None]
         steps = _STEPS[_STEPS <= found['precision']].tolist()
         e['precision'] = next((s for s in steps if all(_multiple(b, s) for b in bounds)), None)
-    if e['low'] is None: e['low'] = found['low'] if e['high'] is None else min(found['low'], e['high'])
-    if e['high'] is None and e['agg'] in ('mean', 'last'): e['high'] = max(found['high'], e['low'])
+    adds = e['agg'] not in ('mean', 'last') # a total of several readings lies beyond each of them
+    if e['low'] is None and not (adds and found['low'] < 0):
+        e['low'] = found['low'] if e['high'] is None else min(found['low'], e['high'])
+    if e['high'] is None and not adds: e['high'] = max(found['high'], e['low'])
 
 # %% ../../nbs/15_sources.tables.ipynb #1c5082af
 _IDENTIFIER = re.compile(r'(.*_)?(id|uuid|mrn|ssn|name)', re.I)
@@ -333,7 +335,7 @@ def static_table(con, static:pd.DataFrame, people:np.ndarray, given:dict, cfg:Da
                                 e.get('role', 'discharge' if after else 'admission'), e['group'] or code or ''))
     return pd.DataFrame(out, index=range(len(people))), features
 
-# %% ../../nbs/15_sources.tables.ipynb #ee2c2267
+# %% ../../nbs/15_sources.tables.ipynb #2231b5c2
 def concepts_of(found:dict[str, dict])->tuple[Concept, ...]:
     "The hourly variables as the engine knows them."
     bounds = lambda e: dict(low=0., high=1.) if e['kind'] == 'flag' else dict(low=e['low'], high=e['high'])
@@ -349,6 +351,8 @@ def read_events(x:Extraction)->None:
     kinds = [(c.name, c.kind, c.agg == 'rate', other.get(c.name)) for c in x.concepts]
     x.table('own', pd.DataFrame(kinds, columns=['variable', 'sort', 'rate', 'other']).astype(dict(other='Int32')))
     x.set_items('events', [(c.name, k, 1., 0.) for k,c in enumerate(x.concepts)])
+    for column in ('factor', 'shift'): # no variable need have a unit, and an empty table has no types
+        x.con.execute(f'ALTER TABLE units ALTER {column} TYPE DOUBLE')
     time = lambda h: f'make_timestamp(CAST(round(least(greatest({h}, -1e7), 1e7)*{HOUR}) AS BIGINT))'
     rows = lambda which: f"""(SELECT e.stay, e.variable AS item, {time('hour')} AS t, CASE own.sort
         WHEN 'categorical' THEN CASE WHEN e.txt IS NOT NULL THEN coalesce(l.code, own.other) END
@@ -374,7 +378,7 @@ def _rates(x:Extraction, time)->None:
         GROUPS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS next
         FROM events e JOIN rate_names r ON r.variable = e.variable))""", 'rates')
 
-# %% ../../nbs/15_sources.tables.ipynb #b95802bb
+# %% ../../nbs/15_sources.tables.ipynb #5cb32283
 def _checked(given:dict, con, static:pd.DataFrame)->None:
     "Every section of the schema file belongs to a variable."
     seen = [r[0] for r in con.execute('SELECT variable FROM events GROUP BY 1 LIMIT 10000').fetchall() if r[0]]
@@ -409,6 +413,9 @@ def load_tables(
         con.register('people', pd.DataFrame(dict(stay=kept.stay_id, person=kept.subject_id)).astype('string'))
         found = describe(con, '(SELECT variable, person, txt, v FROM events JOIN people USING (stay) WHERE hour >= 0)',
                          given, cfg, report, 'events')
+        if not any(e['kind'] == 'numerical' for e in found.values()):
+            raise DataError(f'no numerical variable is seen in {cfg.min_people} people', file=tables.path('events'),
+                            table='events', fix='Give `kind` in schema.toml, or lower data.min_people.')
         x = Extraction(con, concepts_of(found), cfg, report)
         x.set_stays(kept, everyone.assign(t_out=everyone.t_out.fillna(0.)))
         read_events(x)
