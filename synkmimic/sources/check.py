@@ -127,7 +127,7 @@ def part_texts(
     also = min(rest, key=counts.get) if len(hidden) == 1 and rest else None
     return {k: f'≥{floor}' if k == also else count_text(n, floor) for k,n in counts.items()}
 
-# %% ../../nbs/18_sources.check.ipynb #5c77c56a
+# %% ../../nbs/18_sources.check.ipynb #0089ace4
 _NEEDED = ('hosp/patients', 'hosp/admissions', 'icu/icustays', 'icu/d_items', 'hosp/d_labitems', 'stays', 'events')
 
 def _size(n:int)->str:
@@ -150,7 +150,8 @@ def _tables(c:DataCheck, cfg:DataConfig)->None:
             may_skip = '' if table in _NEEDED else ' (data.skip_missing_tables=true does without)'
             c.problems.append(f'{table} is missing{may_skip}')
         if len(files) == 1:
-            row |= dict(file=files[0].name, size=_size(files[0].stat().st_size)) | _columns(c, table, files[0], need, may)
+            row |= dict(file=files[0].name, size=_size(files[0].stat().st_size))
+            row |= _columns(c, table, files[0], need, may)
         rows.append(row)
     c.tables = pd.DataFrame(rows, columns=['table', 'file', 'size', 'rows', 'missing', 'optional'])
 

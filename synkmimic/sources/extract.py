@@ -189,7 +189,7 @@ def outcomes(
     dated_icu = inside & ((d + day <= end) | (same_day & leaves))
     return np.select([icu | dated_icu, hospital | inside], [1, 2], 0)
 
-# %% ../../nbs/11_sources.extract.ipynb #e25597ab
+# %% ../../nbs/11_sources.extract.ipynb #7bc26ed6
 def _lay_out(x, kept:pd.DataFrame, everyone:pd.DataFrame)->None:
     "The table `stays` and the grid."
     ids = everyone.dropna(subset=['stay_id', 'subject_id', 't_in', 't_out']).drop_duplicates('stay_id')
@@ -211,10 +211,11 @@ def _dictionary(x)->None:
     units = pd.DataFrame(unit_rows(x.concepts), columns=['concept', 'unit', 'factor', 'shift'])
     rates = pd.DataFrame(rate_rows(x.concepts), columns=['concept', 'unit', 'factor', 'per_kg', 'volume'])
     x.table('kinds', pd.DataFrame(kinds, columns=['concept', 'kind', 'agg', 'low', 'high']))
-    x.table('units', units)
-    x.table('rate_units', rates)
+    text = dict(concept='int64', unit='string', factor='float64') # also where there is no row
+    x.table('units', units.astype(text | dict(shift='float64')))
+    x.table('rate_units', rates.astype(text | dict(per_kg='int64', volume='bool')))
 
-# %% ../../nbs/11_sources.extract.ipynb #3bab54f2
+# %% ../../nbs/11_sources.extract.ipynb #7cda0b04
 class Extraction:
     "One run of the engine."
     def __init__(self, con, concepts, cfg:DataConfig, report:ExtractionReport):
@@ -236,8 +237,8 @@ class Extraction:
         "Register which items of a table are which concept: (item, concept, factor, shift)."
         frame = pd.DataFrame(rows, columns=['item', 'concept', 'factor', 'shift']).drop_duplicates('item')
         frame['words'] = [self.concepts[k].kind == 'categorical' for k in frame.concept]
-        self.table('items', frame.assign(code=np.arange(len(frame), dtype='int32'), item=frame['item'].astype('string'),
-                                         concept=frame.concept.astype('int16')))
+        kinds = dict(item='string', concept='int16', factor='float64', shift='float64', words='bool')
+        self.table('items', frame.astype(kinds).assign(code=np.arange(len(frame), dtype='int32')))
 
     def run(self, table:str, sql:str):
         "Execute SQL that reads `table`; an error names it."

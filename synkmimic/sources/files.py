@@ -141,7 +141,7 @@ def _scan_sql(tables, table:str, columns, optional)->str:
              for c in (*columns, *optional)]
     return f"(SELECT {', '.join(parts)} FROM {tables.source(table)})"
 
-# %% ../../nbs/07_sources.files.ipynb #40255b84
+# %% ../../nbs/07_sources.files.ipynb #f30957f1
 class Tables:
     "The raw tables under one root folder."
     def __init__(self,
@@ -151,10 +151,9 @@ class Tables:
         encoding:str='auto', # of CSV files that are not UTF-8; auto: CP949
     ):
         self.root, self.con, self.encoding, self._read = Path(root), con, encoding, {}
-        if not self.root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
         lost = [d for d in expect if not (self.root/d).is_dir()]
-        if lost: raise DataError(f'no folder {lost[0]}/ here', file=root,
-                                 fix=f'data.root must be the folder that holds {" and ".join(expect)}.')
+        if not self.root.is_dir(): raise DataError('the data folder does not exist', file=root, fix='Set data.root.')
+        if lost: raise DataError(f'no folder {lost[0]}/ here', file=root, fix=f'data.root must be the folder that holds {expect}.')
 
     def path(self, table:str)->Path|None:
         "The file of a table; None when there is none."
@@ -185,8 +184,8 @@ class Tables:
 
     def frame(self, table:str, columns, optional=())->pd.DataFrame:
         "A small table as text columns in pandas."
-        sql = f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM {self.scan(table, columns, optional)}'
-        with reading(table, self.path(table)): return self.con.execute(sql).df()
+        scan = self.scan(table, columns, optional)
+        with reading(table, self.path(table)): return self.con.execute(f'SELECT CAST(COLUMNS(*) AS VARCHAR) FROM {scan}').df()
 
 # %% ../../nbs/07_sources.files.ipynb #f9777a9c
 def micros(

@@ -28,7 +28,7 @@ def _lay_out(grid)->None:
     grid.latest = np.full((cells, late.sum()), np.nan) # and its value
     grid.event = np.zeros(grid.stays, bool) # stays that had any reading
 
-# %% ../../nbs/09_sources.grid.ipynb #90af5911
+# %% ../../nbs/09_sources.grid.ipynb #d5c70041
 class HourGrid:
     "Running totals of every variable, stay and hour."
     def __init__(self,
@@ -42,7 +42,7 @@ class HourGrid:
     def add(self,
         cell:np.ndarray, # (m,) int64, stay*T + hour
         variable:np.ndarray, # (m,) position in `variables`
-        value:np.ndarray, # (m,) number, code of a level, anything for a flag, NaN for a rate nobody could read
+        value:np.ndarray, # (m,) number, code of a level, 0 or 1 for a flag, NaN for a rate nobody could read
         at:np.ndarray, # (m,) time; orders the readings of an hour
         event:bool=True, # whether these readings make a stay count as charted
     )->None:
@@ -51,7 +51,7 @@ class HourGrid:
         plain = (kind == 0) & ~late
         _sum(self, cell[plain], variable[plain], value[plain])
         if not plain.all():
-            flag = kind == 1
+            flag = (kind == 1) & (value > 0)
             self.flags[cell[flag]*self.size[1] + self.column[variable[flag]]] = 1
             _last(self, cell[late], variable[late], value[late], at[late])
         if event: self.event[cell[~np.isnan(value)]//self.steps] = True
@@ -83,7 +83,7 @@ def take_back(grid:HourGrid, cell, variable, value, times)->None:
     cell, variable, value = (np.repeat(a[plain], times[plain]) for a in (cell, variable, value))
     _sum(grid, cell, variable, value, sign=-1)
 
-# %% ../../nbs/09_sources.grid.ipynb #62ea724c
+# %% ../../nbs/09_sources.grid.ipynb #f5bd618b
 @dataclass
 class Finished:
     "Arrays of the stays and variables that were asked for."
@@ -114,13 +114,12 @@ def charted(
     seen = np.zeros((n, F), bool)
     _place_last(grid)
     for i in range(0, n, 4096):
-        b = slice(i*T*F, (i + 4096)*T*F)
-        count, total = (a[b].reshape(-1, T, F) for a in (grid.count, grid.total))
+        count, total = (a.reshape(n, T, F)[i:i + 4096] for a in (grid.count, grid.total))
         seen[i:i + 4096] = (count > 0).any(1)
         seen[i:i + 4096, rate] = (total[..., rate] > 0).any(1)
     return seen, grid.flags.reshape(n, T, K).any(1)
 
-# %% ../../nbs/09_sources.grid.ipynb #c81d1c90
+# %% ../../nbs/09_sources.grid.ipynb #c8c9dcb4
 def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     "Flat index, variable and value of the charted cells of stays i..j, and which of them are out of range."
     number = [v for v in grid.variables if v.kind == 'numerical']
@@ -129,7 +128,7 @@ def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     high = np.array([np.inf if v.high is None else v.high for v in number])
     step = np.array([(at_precision and v.precision) or 0 for v in number])
     flat = np.flatnonzero(grid.count[i*T*F:j*T*F]) + i*T*F
-    f, cell = flat % F, flat//F
+    f, cell = flat % max(F, 1), flat//max(F, 1)
     value, kind = grid.total[flat], agg[f]
     mean, rate = kind == 0, kind == 1
     value[mean] /= grid.count[flat[mean]]
@@ -141,7 +140,7 @@ def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     value[~stepped] = np.round(value[~stepped], 6)
     return flat, f, value, beyond
 
-# %% ../../nbs/09_sources.grid.ipynb #05681165
+# %% ../../nbs/09_sources.grid.ipynb #92d39d1a
 def finish(
     grid:HourGrid,
     length:np.ndarray, # (n,) steps inside the stay
@@ -164,7 +163,7 @@ def finish(
     out, beyond = values.reshape(-1), np.zeros(F, 'int64')
     for i in range(0, n, 4096):
         flat, f, value, over = _selected(grid, span, step_us, at_precision, i, min(i + 4096, n))
-        cell = flat//F
+        cell = flat//max(F, 1)
         beyond += np.bincount(f[over], minlength=F)
         value[over] = np.nan
         row, column = new_row[cell//T], new_column[f]

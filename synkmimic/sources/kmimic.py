@@ -32,19 +32,20 @@ from .extract import (HOUR, KEPT, REASONS, WHO, DataConfig, Extraction, Extracti
 from .files import Tables, connect, micros, reading
 from .rates import mask_sql, matches_sql, number_sql, unit_sql
 
-# %% ../../nbs/12_sources.kmimic.ipynb #01989256
+# %% ../../nbs/12_sources.kmimic.ipynb #0cbbdd45
 def read_stays(
     tables:Tables,
     sex:str='sex', # the column of patients that holds it
+    report:ExtractionReport|None=None, # counts the rows of people and admissions
 )->pd.DataFrame: # one row per ICU stay as it was read, times in microseconds
     "ICU stays with what their admission and person add."
     stays = tables.frame('icu/icustays', ['subject_id', 'hadm_id', 'stay_id', 'intime', 'outtime'], ['first_careunit'])
-    people = tables.frame('hosp/patients', ['subject_id', sex, 'anchor_age', 'dod'],
-                          ['anchor_year']).drop_duplicates('subject_id')
+    people = tables.frame('hosp/patients', ['subject_id', sex, 'anchor_age', 'dod'], ['anchor_year'])
     admissions = tables.frame('hosp/admissions', ['subject_id', 'hadm_id', 'dischtime', 'deathtime', 'admission_type',
                                                   'discharge_location'],
-                              ['insurance', 'marital_status', 'hospital_expire_flag',
-                               'nationality']).drop_duplicates('hadm_id')
+                              ['insurance', 'marital_status', 'hospital_expire_flag', 'nationality'])
+    people, admissions = (_first(d, key, stays, table, report) for d,key,table in
+                          ((people, 'subject_id', 'hosp/patients'), (admissions, 'hadm_id', 'hosp/admissions')))
     s = stays.merge(admissions.drop(columns='subject_id'), 'left', on='hadm_id').merge(people, 'left', on='subject_id')
     for name,column in dict(t_in='intime', t_out='outtime', t_discharge='dischtime', t_death='deathtime',
                             d_death='dod').items():
@@ -57,6 +58,13 @@ def read_stays(
     s['d_death'], s['nationality'] = np.floor(s.d_death/(24*HOUR))*24*HOUR, domestic(s.nationality)
     return s
 
+def _first(d:pd.DataFrame, key:str, stays:pd.DataFrame, table:str, report)->pd.DataFrame:
+    "The first row of each person or admission; the others are counted."
+    rules = {'no id': d[key].isna(), 'duplicate row': d[key].duplicated(), 'no ICU stay': ~d[key].isin(stays[key])}
+    reason = pd.Series(np.select([r.to_numpy(bool) for r in rules.values()], list(rules), KEPT))
+    if report: report.add('events', table, reason.value_counts().rename_axis('reason').reset_index(name='rows').assign(item=''))
+    return d[(reason == KEPT).to_numpy()]
+
 def sex_level(text)->np.ndarray: # 'F', 'M' or None
     "Sex as F or M."
     first = pd.Series(text, dtype='object').astype('string').str.strip().str.upper().str[:1]
@@ -65,8 +73,9 @@ def sex_level(text)->np.ndarray: # 'F', 'M' or None
 def domestic(text)->np.ndarray: # 'domestic', 'foreign' or None
     "Nationality in two levels."
     s = pd.Series(text, dtype='object').astype('string').str.strip().str.lower()
-    home = s.str.contains(r'korea|^kor?$|대한민국|한국|내국|domestic', regex=True)
-    return np.where(s.isna() | (s == ''), None, np.where(home.fillna(False), 'domestic', 'foreign'))
+    home = s.str.contains(r'korea|^kor?$|^rok$|대한민국|한국|내국|domestic', regex=True)
+    other = s.str.contains('north|democratic|chin|한국계|북한|non-', regex=True)
+    return np.where(s.isna() | (s == ''), None, np.where((home & ~other).fillna(False), 'domestic', 'foreign'))
 
 # %% ../../nbs/12_sources.kmimic.ipynb #fcf0f0aa
 def labelled(
@@ -501,7 +510,7 @@ def weighed(x:Extraction, relations, facts:dict)->dict[str, np.ndarray]:
     set_weight(x, facts['weight'])
     return facts
 
-# %% ../../nbs/12_sources.kmimic.ipynb #8921e731
+# %% ../../nbs/12_sources.kmimic.ipynb #50530569
 OUTCOMES = ('survived', 'icu_death', 'hospital_death')
 
 @dataclass(frozen=True)
@@ -519,7 +528,7 @@ def read_registry(root, cfg:DataConfig, layout:Layout)->tuple[Cohort, Extraction
     with tempfile.TemporaryDirectory() as spill, connect(cfg, spill) as con:
         tables = Tables(root, con, encoding=cfg.encoding)
         concepts = available(tables, load_concepts(layout.concepts, cfg.features), cfg, report)
-        everyone = read_stays(tables, layout.sex)
+        everyone = read_stays(tables, layout.sex, report)
         kept = include(everyone, cfg, report)
         unit, unit_codes = careunit_concept(tables, kept, cfg)
         x = Extraction(con, concepts + ((unit,) if unit else ()), cfg, report)
