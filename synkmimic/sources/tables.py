@@ -335,7 +335,7 @@ def static_table(con, static:pd.DataFrame, people:np.ndarray, given:dict, cfg:Da
                                 e.get('role', 'discharge' if after else 'admission'), e['group'] or code or ''))
     return pd.DataFrame(out, index=range(len(people))), features
 
-# %% ../../nbs/15_sources.tables.ipynb #2231b5c2
+# %% ../../nbs/15_sources.tables.ipynb #99f3a393
 def concepts_of(found:dict[str, dict])->tuple[Concept, ...]:
     "The hourly variables as the engine knows them."
     bounds = lambda e: dict(low=0., high=1.) if e['kind'] == 'flag' else dict(low=e['low'], high=e['high'])
@@ -351,21 +351,13 @@ def read_events(x:Extraction)->None:
     kinds = [(c.name, c.kind, c.agg == 'rate', other.get(c.name)) for c in x.concepts]
     x.table('own', pd.DataFrame(kinds, columns=['variable', 'sort', 'rate', 'other']).astype(dict(other='Int32')))
     x.set_items('events', [(c.name, k, 1., 0.) for k,c in enumerate(x.concepts)])
-    for column in ('factor', 'shift'): # no variable need have a unit, and an empty table has no types
-        x.con.execute(f'ALTER TABLE units ALTER {column} TYPE DOUBLE')
     time = lambda h: f'make_timestamp(CAST(round(least(greatest({h}, -1e7), 1e7)*{HOUR}) AS BIGINT))'
-    rows = lambda which: f"""(SELECT e.stay, e.variable AS item, {time('hour')} AS t, CASE own.sort
+    points(x, 'events', f"""(SELECT e.stay, e.variable AS item, {time('hour')} AS t, CASE own.sort
         WHEN 'categorical' THEN CASE WHEN e.txt IS NOT NULL THEN coalesce(l.code, own.other) END
         WHEN 'flag' THEN CASE WHEN v IN (0, 1) THEN v WHEN v IS NOT NULL THEN 2 END ELSE v END::DOUBLE AS v,
         NULL::VARCHAR AS txt, NULL::VARCHAR AS unit FROM events e LEFT JOIN own ON own.variable = e.variable
         LEFT JOIN level_codes l ON l.variable = e.variable AND l.txt = e.txt
-        WHERE NOT coalesce(own.rate, false) AND {which})"""
-    off = "coalesce(own.sort = 'flag' AND v = 0, false)"
-    points(x, 'events', rows(f'NOT {off}'))
-    if any(c.kind == 'flag' for c in x.concepts): # a 0 says that nothing was done: kept, and the flag stays as it is
-        flags = x.grid.flags.copy()
-        points(x, 'events', rows(off))
-        x.grid.flags[:] = flags
+        WHERE NOT coalesce(own.rate, false))""")
     if any(c.agg == 'rate' for c in x.concepts): _rates(x, time)
 
 def _rates(x:Extraction, time)->None:
