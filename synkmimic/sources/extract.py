@@ -215,7 +215,7 @@ def _dictionary(x)->None:
     x.table('units', units.astype(text | dict(shift='float64')))
     x.table('rate_units', rates.astype(text | dict(per_kg='int64', volume='bool')))
 
-# %% ../../nbs/11_sources.extract.ipynb #7cda0b04
+# %% ../../nbs/11_sources.extract.ipynb #3177ac8c
 class Extraction:
     "One run of the engine."
     def __init__(self, con, concepts, cfg:DataConfig, report:ExtractionReport):
@@ -245,8 +245,8 @@ class Extraction:
         with reading(table): return self.con.execute(sql)
 
     def batches(self, sql:str):
-        "The columns of a query as numpy arrays, a million rows at a time."
-        for batch in self.con.sql(sql).to_arrow_reader(1 << 20):
+        "The columns of a query as numpy arrays, in batches that fit the cache."
+        for batch in self.con.sql(sql).to_arrow_reader(1 << 17):
             yield [c.to_numpy(zero_copy_only=False) for c in batch.columns]
 
     def add(self, table:str, sql:str, event:bool=True)->None:

@@ -82,7 +82,7 @@ def recoded(
         for batch in reader: writer.write_batch(batch)
     return out
 
-# %% ../../nbs/07_sources.files.ipynb #b7c0d9e4
+# %% ../../nbs/07_sources.files.ipynb #aa54ad8a
 def file_sql(path)->str:
     "SQL: a file as DuckDB reads it; every CSV column is text."
     quoted = str(path).replace("'", "''")
@@ -94,9 +94,10 @@ def connect(
     folder, # temporary files go here
 )->duckdb.DuckDBPyConnection:
     "A DuckDB session that may use `memory_limit` and spills to a folder."
-    return duckdb.connect(config=dict(memory_limit=cfg.memory_limit, temp_directory=str(folder),
-                                      preserve_insertion_order=False,
-                                      **(dict(threads=cfg.threads) if cfg.threads else {})))
+    con = duckdb.connect(config=dict(memory_limit=cfg.memory_limit, temp_directory=str(folder), preserve_insertion_order=False,
+                                     **(dict(threads=cfg.threads) if cfg.threads else {})))
+    with contextlib.suppress(duckdb.Error): con.execute('SET enable_progress_bar = false') # it would fill logs
+    return con
 
 # %% ../../nbs/07_sources.files.ipynb #8b165e14
 _NUMBERS = ('valuenum', 'amount', 'rate', 'patientweight', 'numeric_value', 'hour') # never words

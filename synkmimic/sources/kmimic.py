@@ -32,7 +32,7 @@ from .extract import (HOUR, KEPT, REASONS, WHO, DataConfig, Extraction, Extracti
 from .files import Tables, connect, micros, reading
 from .rates import mask_sql, matches_sql, number_sql, unit_sql
 
-# %% ../../nbs/12_sources.kmimic.ipynb #0cbbdd45
+# %% ../../nbs/12_sources.kmimic.ipynb #491e162c
 def read_stays(
     tables:Tables,
     sex:str='sex', # the column of patients that holds it
@@ -62,7 +62,8 @@ def _first(d:pd.DataFrame, key:str, stays:pd.DataFrame, table:str, report)->pd.D
     "The first row of each person or admission; the others are counted."
     rules = {'no id': d[key].isna(), 'duplicate row': d[key].duplicated(), 'no ICU stay': ~d[key].isin(stays[key])}
     reason = pd.Series(np.select([r.to_numpy(bool) for r in rules.values()], list(rules), KEPT))
-    if report: report.add('events', table, reason.value_counts().rename_axis('reason').reset_index(name='rows').assign(item=''))
+    counts = reason.value_counts()
+    if report: report.add('events', table, pd.DataFrame(dict(item='', reason=counts.index, rows=counts.to_numpy())))
     return d[(reason == KEPT).to_numpy()]
 
 def sex_level(text)->np.ndarray: # 'F', 'M' or None
