@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PACKAGE', 'OWNS', 'PAPER', 'VARIANTS', 'bare_code', 'code_cells', 'own_imports', 'module_closure', 'code_hash',
-           'notebook_parameters', 'check_parameters', 'clock', 'execute', 'Plan', 'run_name', 'plan', 'layout_of',
+           'notebook_parameters', 'check_parameters', 'clock', 'execute', 'Plan', 'run_name', 'plan', 'source_of',
            'prepare', 'RunFolder', 'save_scores', 'save_numbers', 'open_run', 'variant', 'notebook_of', 'dependencies',
            'keys', 'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'git_revision', 'manifest',
            'write_manifest', 'snakemake_command', 'main']
 
-# %% ../nbs/82_paper.ipynb #b18d00e5
+# %% ../nbs/82_paper.ipynb #14f85dfb
 import argparse
 import ast
 import contextlib
@@ -32,8 +32,9 @@ from pathlib import Path
 
 from .config import Config, compose, resolved, to_yaml
 from .core import ROOT, ConfigError, DataError, SynkError, atomic_path, digest, nearest, read_json, settings, write_json, write_text
+from .sources.check import layout_of
 
-# %% ../nbs/82_paper.ipynb #586bca74
+# %% ../nbs/82_paper.ipynb #962d671c
 def bare_code(
     source:str, # Python
 )->str: # the same program without comments, blank lines and docstrings
@@ -52,7 +53,7 @@ def code_cells(
     "The code of a notebook."
     return [''.join(c['source']) for c in read_json(notebook)['cells'] if c['cell_type'] == 'code']
 
-# %% ../nbs/82_paper.ipynb #ee2e8848
+# %% ../nbs/82_paper.ipynb #e036c6db
 PACKAGE = ROOT/'synkmimic'
 
 def _module_file(name:str, package:Path)->Path|None:
@@ -95,7 +96,7 @@ def module_closure(
         todo += _file_imports(file, inside)
     return out
 
-# %% ../nbs/82_paper.ipynb #9787f11a
+# %% ../nbs/82_paper.ipynb #92de9d9f
 @functools.lru_cache(maxsize=None)
 def _module_hash(file:Path, package:Path)->str:
     "Hash of a module's bare code and of the data files it names."
@@ -116,7 +117,7 @@ def code_hash(
     for name,file in sorted(found.items()): h.update(f'{name} {_module_hash(file, package)}'.encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/82_paper.ipynb #1da23fb4
+# %% ../nbs/82_paper.ipynb #8f08aac9
 def _papermill():
     "Papermill, without the grammar of internationalised addresses that jsonschema parses for a second and a half and that no notebook needs."
     sys.modules.setdefault('rfc3987_syntax', None)
@@ -139,7 +140,7 @@ def check_parameters(notebook, given:dict)->None:
         if not isinstance(v, want) or isinstance(v, bool) != isinstance(have[k], bool):
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
-# %% ../nbs/82_paper.ipynb #90992675
+# %% ../nbs/82_paper.ipynb #8f50e801
 class _Passing:
     "A text stream that lets progress lines through now and then."
     def __init__(self, label:str, every:float=15.):
@@ -159,7 +160,7 @@ def clock(seconds:float)->str:
     "Minutes and seconds."
     return f'{int(seconds)//60:02d}:{int(seconds)%60:02d}'
 
-# %% ../nbs/82_paper.ipynb #dcc37ba9
+# %% ../nbs/82_paper.ipynb #93e2db83
 def execute(
     notebook, # source
     target, # executed notebook, `.../X.ipynb`
@@ -189,7 +190,7 @@ def _mark(path:Path, marks:dict|None)->None:
     "Save the data's origin in an executed notebook."
     if marks: write_json(read_json(path) | dict(metadata=read_json(path)['metadata'] | dict(synkmimic=marks)), path)
 
-# %% ../nbs/82_paper.ipynb #05d2b90a
+# %% ../nbs/82_paper.ipynb #cdde393c
 @dataclass(frozen=True)
 class Plan:
     "What a run is called, where it lives and what it was asked to do."
@@ -206,7 +207,7 @@ def run_name(cfg:Config, data:str, extra:str='')->str:
     if cfg.profile != standard or not parts: parts.append(cfg.profile)
     return '-'.join(parts + ([extra] if extra else []))
 
-# %% ../nbs/82_paper.ipynb #9040b542
+# %% ../nbs/82_paper.ipynb #b6ab5934
 def plan(
     data:str='simulated', # a data group, or a folder whose layout is recognised
     root:str='', # the data's folder
@@ -218,7 +219,7 @@ def plan(
     scratch:Path|None=None, # where smoke figures go
 )->Plan:
     "The run that these settings mean."
-    if Path(data).is_dir() and not root: data, root = layout_of(data), data
+    if Path(data).is_dir() and not root: data, root = source_of(data), data
     if root and not Path(root).is_dir(): raise DataError('the data folder does not exist', file=root, fix='Give ROOT=path.')
     if data not in ('simulated',) and not root and not any(o.startswith('data.root=') for o in overrides):
         raise ConfigError(f'data={data} needs its folder: ROOT=path.')
@@ -230,14 +231,13 @@ def plan(
     figures = scratch/'figures'/name if cfg.profile == 'smoke' else ROOT/settings().get('figures_path', 'figures')/name
     return Plan(name, tuple(asked), key, Path(runs)/f'{name}-{key}', figures)
 
-# %% ../nbs/82_paper.ipynb #060a38e2
-def layout_of(folder)->str:
-    "Which source a folder of raw tables is."
-    root = Path(folder)
-    if list(root.glob('set-[abc]*')) or list(root.glob('Outcomes-*.txt')): return 'challenge2012'
-    if (root/'hosp').is_dir() and (root/'icu').is_dir():
-        return 'mimiciv' if list((root/'hosp').glob('d_icd_diagnoses*')) or list((root/'hosp').glob('services*')) else 'kmimic'
-    raise DataError('no known layout in this folder', file=folder, fix='Expected hosp/ and icu/, or set-a/ and Outcomes-a.txt; or say DATA=name ROOT=path.')
+# %% ../nbs/82_paper.ipynb #e965ea37
+def source_of(folder)->str:
+    "Which source a folder of raw tables is; a simulated registry that lies there is read as what it imitates."
+    found = layout_of(folder)
+    if not found: raise DataError('no known layout in this folder', file=folder,
+                                  fix='Expected hosp/ and icu/, set-a, stays and events, or data/*.parquet; or say DATA=name ROOT=path.')
+    return 'kmimic' if found == 'simulated' else found
 
 def prepare(p:Plan)->None:
     "Make the run's folder and say in it what the run is."
@@ -245,7 +245,7 @@ def prepare(p:Plan)->None:
     write_text(to_yaml(cfg), p.folder/'config.yaml')
     write_json(dict(name=p.name, digest=p.digest, overrides=list(p.overrides), seed=cfg.seed, figures=str(p.figures), settings=resolved(cfg)), p.folder/'run.json')
 
-# %% ../nbs/82_paper.ipynb #e97142dd
+# %% ../nbs/82_paper.ipynb #a4c7a0f7
 @dataclass(frozen=True)
 class RunFolder:
     "An opened run."
@@ -289,7 +289,7 @@ class RunFolder:
         import pandas as pd
         return pd.read_parquet(self.need(f'scores/{pillar}.parquet', stage))
 
-# %% ../nbs/82_paper.ipynb #0dc8c5c8
+# %% ../nbs/82_paper.ipynb #9989dc7e
 def save_scores(
     r:RunFolder,
     frame, # tidy
@@ -322,7 +322,7 @@ def open_run(
     known = what['settings'] if overrides == what['overrides'] else resolved(compose(overrides))
     return RunFolder(Path(run).resolve(), tuple(overrides), known, Path(out or what['figures']))
 
-# %% ../nbs/82_paper.ipynb #2e9c3d02
+# %% ../nbs/82_paper.ipynb #ce2a4a44
 OWNS = dict(a0_cohort=('registry', 'cohort'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',), a4_generate=('synthetic',))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
@@ -339,7 +339,7 @@ def notebook_of(name:str)->Path:
     if name not in have: raise ConfigError(f'there is no notebook {name!r}.{nearest(name, have)} There are: {", ".join(have)}.')
     return PAPER/f'{variant(name)[0]}.ipynb'
 
-# %% ../nbs/82_paper.ipynb #9a7429f8
+# %% ../nbs/82_paper.ipynb #297056d1
 def dependencies()->dict[str, list[str]]: # notebook -> notebooks it needs
     "The `NEEDS` table of the Snakefile, which is its only home."
     table = re.search(r'^NEEDS = (dict\(.*?^\))', (ROOT/'Snakefile').read_text(encoding='utf-8'), re.M | re.S)[1]
@@ -358,7 +358,7 @@ def done_mark(run:Path, name:str, key:str)->Path:
     "The empty file that says that a notebook has succeeded with this key: another key is another file, and so missing."
     return run/'state'/f'{name}.{key}.done'
 
-# %% ../nbs/82_paper.ipynb #b7be8093
+# %% ../nbs/82_paper.ipynb #7729d25e
 def clear_stale(run:Path, name:str, key:str)->bool: # True when leftovers were removed
     "Keep the leftovers of an attempt with the same key, remove any other."
     state = run/'state'/f'{name}.json'
@@ -394,7 +394,7 @@ def run_notebook(
     print(f'{head} ... {clock(time.monotonic() - start)}', flush=True)
     return done
 
-# %% ../nbs/82_paper.ipynb #4fd3643c
+# %% ../nbs/82_paper.ipynb #4753a035
 _REPORTED = ('torch', 'lightning', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'pyarrow', 'duckdb', 'matplotlib', 'papermill', 'snakemake', 'hydra-core')
 
 def git_revision()->str:
@@ -404,7 +404,7 @@ def git_revision()->str:
     except FileNotFoundError: return ''
     return rev.stdout.strip() + ('+' if dirty.stdout.strip() else '') if rev.returncode == 0 else ''
 
-# %% ../nbs/82_paper.ipynb #b813fea9
+# %% ../nbs/82_paper.ipynb #1dd4301b
 def manifest(run:Path, names)->dict:
     "What made this run."
     what = read_json(run/'run.json')
@@ -424,7 +424,7 @@ def write_manifest(run:Path, names)->None:
     write_json(numbers, figures/'numbers.json')
     write_json(manifest(run, names), figures/'manifest.json')
 
-# %% ../nbs/82_paper.ipynb #16db6dfa
+# %% ../nbs/82_paper.ipynb #37e0cfd2
 def _hold_lock(run:Path)->None:
     "Take the run's lock for the life of this process."
     handle = os.open(run/'.lock', os.O_RDWR | os.O_CREAT)
@@ -440,7 +440,7 @@ def snakemake_command(run:Path, cores:int, targets=(), more=())->list[str]:
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(ROOT/'Snakefile'), '--directory', str(ROOT), '--cores', str(cores),
             '--rerun-triggers', 'params', 'input', '--rerun-incomplete', '--nolock', '--quiet', 'rules', 'host', 'progress', 'reason', *more, '--config', f'run={run}', '--', *targets]
 
-# %% ../nbs/82_paper.ipynb #e70f526a
+# %% ../nbs/82_paper.ipynb #ccb616e7
 def _parser()->argparse.ArgumentParser:
     "Command line."
     top = argparse.ArgumentParser(prog='python -m synkmimic.paper', description='The rerunnable paper; usually called by make.')
@@ -468,7 +468,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #23407032
+# %% ../nbs/82_paper.ipynb #114a425f
 def _run(a)->int:
     "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
@@ -509,7 +509,7 @@ def _one(a)->int:
     run_notebook(a.notebook, p.folder, key, parameters=inputs)
     return 0
 
-# %% ../nbs/82_paper.ipynb #c913d377
+# %% ../nbs/82_paper.ipynb #8c641672
 def main(argv=None)->int:
     "Entry point; a `SynkError` is printed as one message."
     a = _parser().parse_args(argv)
@@ -524,5 +524,5 @@ def main(argv=None)->int:
         return 1
     return 0
 
-# %% ../nbs/82_paper.ipynb #89f7eb50
+# %% ../nbs/82_paper.ipynb #6c615a9d
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -127,17 +127,20 @@ class ExtractionReport:
         "Write `extraction.csv` into a folder."
         write_text(self.table.to_csv(index=False), Path(folder)/'extraction.csv')
 
-# %% ../../nbs/11_sources.extract.ipynb #8ce58433
+# %% ../../nbs/11_sources.extract.ipynb #2272765b
+_YEARS = (('(?:years?|yrs?|y/?o?|세|살|년)', 1), ('(?:months?|mos?|mths?|m|개월|달)', 1/12), ('(?:weeks?|wks?|w|주)', 7/365.25),
+          ('(?:days?|d|일)', 1/365.25), ('(?:hours?|hrs?|h|시간)', 1/8766))
+_AGE = '^p?(?:만 *)?' + '(?:,| |and)*'.join(rf'(?:(\d+(?:\.\d+)?) *{unit})?' for unit,_ in _YEARS) + r'(?: *old)?$'
+
 def parse_age(
-    text, # ages as text or numbers
-)->np.ndarray: # years, NaN where unreadable
+    text, # (n,) ages as text or numbers
+)->np.ndarray: # (n,) years, NaN where unreadable
     "Ages in years."
-    s = pd.Series(text, dtype='object').astype('string').str.strip().str.lower()
+    s = pd.Series(text, dtype='object').astype('string').str.normalize('NFKC').str.strip().str.lower()
+    s = s.str.replace(r'^[>≥]=? *|\+$|\.$', '', regex=True)
     plain = pd.to_numeric(s, errors='coerce').to_numpy('float64', na_value=np.nan)
-    parts = s.str.extract(r'^(?:(\d+(?:\.\d+)?)\s*(?:years?|yrs?|y|세))?,?\s*(?:(\d+)\s*(?:months?|mo|개월))?'
-                          r',?\s*(?:(\d+)\s*(?:days?|d|일))?$')
-    n = parts.astype('Float64').to_numpy('float64', na_value=np.nan)
-    years = np.where(np.isnan(n).all(1), np.nan, np.nan_to_num(n) @ np.array([1, 1/12, 1/365.25]))
+    n = s.str.extract(_AGE).astype('Float64').to_numpy('float64', na_value=np.nan)
+    years = np.where(np.isnan(n).all(1), np.nan, np.nan_to_num(n) @ np.array([size for _,size in _YEARS]))
     age = np.where(np.isnan(plain), years, plain)
     return np.where((age >= 0) & (age < 130), age, np.nan)
 

@@ -90,7 +90,7 @@ def labelled(
     found = dictionary[label.isin(rows)]
     return [(i, *rows[label[at]]) for at,i in found.itemid.items()]
 
-# %% ../../nbs/12_sources.kmimic.ipynb #e63c6e51
+# %% ../../nbs/12_sources.kmimic.ipynb #aecd7fea
 _STOP = 'stop|off|hold|d/c|discontinue|중단|종료|중지'
 _WORD = '(^|[^a-z])(stop|stopped|off|hold|held|d/c|dc|discontinued?)([^a-z]|$)|중단|종료|중지'
 _GO = 'start|begin|resume|시작|재개|해제|재투여'
@@ -102,11 +102,14 @@ def _notes(relation:str)->str:
     columns = f'r.t, r.kind AS note_kind, r.line, r.seq, r.event, r.txt, {ends} AS ends, {says} AS says'
     return f'''WITH j AS MATERIALIZED (
         SELECT row_number() OVER () AS id, * FROM ({joined_sql(relation, 'stay', columns)})),
-    m AS (SELECT id, concept, weight, unnest(found) AS one, generate_subscripts(found, 1) AS pos
-        FROM (SELECT *, {matches_sql('txt')} AS found FROM j WHERE concept IS NOT NULL AND txt IS NOT NULL)),
-    u AS (SELECT m.*, y.volume, y.per_kg, y.unit IS NULL AS strange, {number_sql('one')}*y.factor*
+    texts AS (SELECT DISTINCT txt FROM j WHERE concept IS NOT NULL AND txt IS NOT NULL), -- the same few notes, again and again
+    said AS MATERIALIZED (SELECT txt, pos, {number_sql('one')} AS number, {unit_sql('one')} AS unit FROM (
+        SELECT txt, unnest(found) AS one, generate_subscripts(found, 1) AS pos
+        FROM (SELECT txt, {matches_sql('txt')} AS found FROM texts))),
+    u AS (SELECT id, pos, y.volume, y.per_kg, y.unit IS NULL AS strange, number*y.factor*
             (CASE y.per_kg WHEN 1 THEN weight WHEN -1 THEN 1/weight ELSE 1 END) AS v
-        FROM m LEFT JOIN rate_units y ON y.concept = m.concept AND y.unit = {unit_sql('one')}),
+        FROM (SELECT id, txt, concept, weight FROM j WHERE concept IS NOT NULL) JOIN said USING (txt)
+        LEFT JOIN rate_units y USING (concept, unit)),
     b AS (SELECT id, unnest(max_by(
             struct_pack(v := CASE WHEN volume THEN NULL ELSE v END, volume := volume, strange := strange),
             row(NOT strange, NOT coalesce(volume, false), v IS NOT NULL, coalesce(per_kg, 0) = 0, pos)))
@@ -441,7 +444,7 @@ def interval_sql(tables:Tables, table:str, stay:str, value:str, unit:str, column
         try_cast(endtime AS TIMESTAMP) AS t1, {value} AS v, {unit} AS unit, try_cast(patientweight AS DOUBLE) AS w
         FROM {scan})'''
 
-# %% ../../nbs/12_sources.kmimic.ipynb #30076d3c
+# %% ../../nbs/12_sources.kmimic.ipynb #b2919bbc
 _SEQ = "regexp_replace(CAST(emar_seq AS VARCHAR), '[.]0+$', '')"
 
 def drug_items(
@@ -462,9 +465,10 @@ def _emar(x:Extraction, tables:Tables)->None:
     scan = tables.scan('hosp/emar', columns, ['medication', 'pharmacy_id'])
     detail = tables.scan('hosp/emar_detail', ['stay_id', 'emar_id', 'emar_seq', 'note_txt'])
     x.set_items('emar', drug_items(x.concepts, tables))
-    x.run('hosp/emar_detail', f'''CREATE OR REPLACE TEMP TABLE details AS SELECT stay_id, emar_id, {_SEQ} AS seq,
-        count(*) AS n, count(DISTINCT note_txt) AS texts, string_agg(DISTINCT note_txt, ' ; ' ORDER BY note_txt) AS txt
-        FROM {detail} GROUP BY ALL''')
+    x.run('hosp/emar_detail', f'''CREATE OR REPLACE TEMP TABLE details AS SELECT stay_id, emar_id, seq,
+        sum(n) AS n, count(note_txt) AS texts,
+        array_to_string(list_sort(array_agg(note_txt) FILTER (note_txt IS NOT NULL)), ' ; ') AS txt
+        FROM (SELECT stay_id, emar_id, {_SEQ} AS seq, note_txt, count(*) AS n FROM {detail} GROUP BY ALL) GROUP BY ALL''')
     infusion_notes(x, 'hosp/emar', f'''(SELECT e.stay_id AS stay, d.txt, pharmacy_id AS line,
         coalesce(medication, '') || '|' || coalesce(itemid, '') AS item, try_cast(charttime AS TIMESTAMP) AS t,
         lower(emar_type) AS kind, try_cast(e.emar_seq AS BIGINT) AS seq, lower(coalesce(event_txt, '')) AS event
