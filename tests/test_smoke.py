@@ -11,6 +11,8 @@ import pytest
 from synkmimic.cohort import Cohort
 from synkmimic.core import read_json
 from synkmimic.paper import snakemake_command
+from synkmimic.sources.load import READERS
+from synkmimic.toy import toy_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,3 +91,29 @@ def test_one_stage_with_explicit_checkpoints(run):
 def test_a_stage_without_its_inputs_says_what_to_run(tmp_path):
     done = paper('one', 'a2_temporal_vae', runs=tmp_path)
     assert done.returncode == 1 and 'make stage NAME=a0_cohort' in done.stderr and 'Traceback' not in done.stderr
+
+def own_tables(cohort, folder):
+    "A cohort as two tables in long form."
+    folder.mkdir()
+    names = cohort.schema.outcomes
+    cohort.static.assign(stay_id=cohort.stay_id, subject_id=cohort.subject_id, outcome=[names[k] for k in cohort.outcome],
+                         length_hours=cohort.length).to_csv(folder/'stays.csv', index=False)
+    parts = [(cohort.mask, cohort.values, cohort.schema.names('values')), (cohort.flags > 0, cohort.flags, cohort.schema.names('flags'))]
+    long = []
+    for here,array,variables in parts:
+        i, hour, k = here.nonzero()
+        long.append(pd.DataFrame(dict(stay_id=cohort.stay_id[i], hour=hour + 0.5, variable=[variables[j] for j in k], value=array[i, hour, k])))
+    pd.concat(long).to_csv(folder/'events.csv', index=False)
+    return folder
+
+def test_two_tables_of_your_own_go_all_the_way(tmp_path):
+    folder = own_tables(toy_cohort(n=400), tmp_path/'own')
+    done = paper('run', '--data', str(folder), runs=tmp_path/'runs')
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = (tmp_path/'runs').iterdir()
+    synth = Cohort.load(made/'synthetic/latent_gan')
+    assert synth.schema.source == 'tables' and synth.schema.origin == 'restricted'
+
+def test_the_method_figure_has_a_name_for_every_source():
+    text = (ROOT/'nbs'/'paper'/'f1_pipeline.ipynb').read_text(encoding='utf-8')
+    assert all(f'{source}=' in text for source in READERS)
