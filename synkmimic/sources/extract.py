@@ -83,11 +83,11 @@ def _check_options(cfg)->None:
         if getattr(cfg, name) not in allowed:
             raise ConfigError(f'data.{name} must be one of {allowed}, not {getattr(cfg, name)!r}')
 
-# %% ../../nbs/11_sources.extract.ipynb #a9e36523
+# %% ../../nbs/11_sources.extract.ipynb #b6ee82cc
 KEPT = 'kept'
 REASONS = (KEPT, 'item not in dictionary', 'stay unknown', 'stay filtered out', 'no time', 'not a rate note', # whose and what
            'ends before it starts', 'before admission', 'outside the stay', 'after the window', # when
-           'no number', 'unknown level', 'unknown unit', 'no rate', 'rate not understood', 'needs a concentration', 'no weight',
+           'only a limit (< or >)', 'no number', 'unknown level', 'unknown unit', 'no rate', 'rate not understood', 'needs a concentration', 'no weight',
            'out of range', 'duplicate row') # what it says
 _CODE = {r: k for k,r in enumerate(REASONS)}
 
@@ -276,7 +276,7 @@ def joined_sql(relation:str, by:str, columns:str)->str:
         s.code AS stay, s.t_in, s.span, s.weight, {nobody} AS nobody
     FROM {relation} r LEFT JOIN items i ON i.item = r.item LEFT JOIN kinds k ON k.concept = i.concept {join}'''
 
-# %% ../../nbs/11_sources.extract.ipynb #9de4af63
+# %% ../../nbs/11_sources.extract.ipynb #48303459
 def _levels(concepts)->str:
     "SQL: the level code of a categorical text, else the number."
     parts = {k: [f"WHEN regexp_matches(lower(txt), '{'|'.join(pats)}') THEN {j}" for j,(_,pats) in enumerate(c.levels)]
@@ -290,7 +290,7 @@ def _located(x:Extraction, relation:str, by:str)->str:
             ('outside the stay', 'dt >= span'), ('after the window', f'dt >= {x.end}'))
     join, nobody = _stay_sql(by)
     return f'''SELECT *, CAST({case_sql(*WHO, *when)} AS UTINYINT) AS reason FROM (
-        SELECT r.t, r.v, CASE WHEN i.words THEN r.txt END AS txt, r.unit, i.concept, i.code AS item, i.factor, i.shift,
+        SELECT r.t, r.v, CASE WHEN i.words OR r.v IS NULL THEN CAST(r.txt AS VARCHAR) END AS txt, r.unit, i.concept, i.code AS item, i.factor, i.shift,
             s.code AS stay, s.span, epoch_us(r.t) - s.t_in AS dt, {nobody} AS nobody
         FROM {relation} r LEFT JOIN items i ON i.item = r.item {join})'''
 
@@ -298,10 +298,11 @@ _UNIT = "replace(lower(unit), ' ', '')" # as `unit_rows` writes them
 
 def _converted(x:Extraction)->str:
     "SQL: the readings inside the window in the concept's unit, with the reason why they say nothing."
-    what = (('unknown level', "kind = 'categorical' AND raw IS NULL"), ('no number', 'raw IS NULL OR NOT isfinite(raw)'),
+    what = (('unknown level', "kind = 'categorical' AND raw IS NULL"),
+            ('only a limit (< or >)', "raw IS NULL AND regexp_matches(txt, '^\\s*[<>≤≥]')"), ('no number', 'raw IS NULL OR NOT isfinite(raw)'),
             ('unknown unit', 'v IS NULL'), ('out of range', 'v < low OR v > high'))
     return f'''SELECT item, concept, stay, dt, v, CAST({case_sql(*what)} AS UTINYINT) AS reason FROM (
-        SELECT a.item, a.concept, a.stay, a.dt, a.raw, k.kind, k.low, k.high,
+        SELECT a.item, a.concept, a.stay, a.dt, a.raw, a.txt, k.kind, k.low, k.high,
             CASE WHEN k.kind <> 'numerical' THEN raw WHEN a.u = '' THEN raw*a.factor + a.shift ELSE raw*y.factor + y.shift END AS v
         FROM (SELECT *, {_levels(x.concepts)} AS raw, coalesce({_UNIT}, '') AS u FROM located WHERE reason = 0) a
         JOIN kinds k ON k.concept = a.concept LEFT JOIN units y ON y.concept = a.concept AND y.unit = a.u)'''

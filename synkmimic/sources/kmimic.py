@@ -400,7 +400,7 @@ def _words(kept:pd.DataFrame, cfg:DataConfig, report:ExtractionReport)->list[str
         here.remove('nationality')
     return here
 
-# %% ../../nbs/12_sources.kmimic.ipynb #9f876716
+# %% ../../nbs/12_sources.kmimic.ipynb #a49aee63
 _FOLDER = dict(chartevents='icu', inputevents='icu', outputevents='icu', procedureevents='icu', labevents='hosp',
                emar='hosp')
 _BESIDE = dict(emar='hosp/emar_detail') # what a table cannot be read without
@@ -435,7 +435,7 @@ def output_sql(tables:Tables, stay:str)->str:
     "SQL: outputevents for `points`."
     scan = tables.scan('icu/outputevents', [stay, 'itemid', 'charttime', 'value', 'valueuom'])
     return f'''(SELECT {stay} AS stay, itemid AS item, try_cast(charttime AS TIMESTAMP) AS t,
-        try_cast(value AS DOUBLE) AS v, NULL AS txt, valueuom AS unit FROM {scan})'''
+        try_cast(value AS DOUBLE) AS v, value AS txt, valueuom AS unit FROM {scan})'''
 
 def interval_sql(tables:Tables, table:str, stay:str, value:str, unit:str, columns)->str:
     "SQL: inputevents or procedureevents for `intervals`."
