@@ -9,7 +9,7 @@ __all__ = ['OUTCOMES', 'KMIMIC', 'SIMULATED', 'read_stays', 'sex_level', 'domest
            'available', 'reading_sql', 'output_sql', 'interval_sql', 'drug_items', 'events', 'weighed', 'Layout',
            'read_registry', 'load_kmimic']
 
-# %% ../../nbs/12_sources.kmimic.ipynb #cbc42dc4
+# %% ../../nbs/12_sources.kmimic.ipynb #a388b6e9
 import dataclasses
 import importlib.resources
 import tempfile
@@ -23,11 +23,11 @@ import pandas as pd
 from ..codes import (FEW, KINDS, classify, group_codes, map_icd9, read_icd9_map, screen_counts, sensitive,
                              special_groups)
 from ..cohort import Cohort
-from ..core import ConfigError, DataError
+from ..core import DataError
 from ..schema import Feature
 from .concepts import Concept, item_rows, label_text, load_concepts, unit_rows
-from .extract import (HOUR, KEPT, REASONS, WHO, DataConfig, Extraction, ExtractionReport, assemble,
-                                       case_sql, code_flags, common_levels, count_rows, grid_length, include, intervals,
+from .extract import (HOUR, KEPT, REASONS, UNIT_SQL, WHO, DataConfig, Extraction, ExtractionReport, assemble,
+                                       case_sql, cell_sql, code_flags, common_levels, count_rows, grid_length, include, intervals,
                                        joined_sql, outcomes, parse_age, points, reduce_levels, spread_pieces)
 from .files import Tables, connect, micros, reading
 from .rates import mask_sql, matches_sql, number_sql, unit_sql
@@ -166,7 +166,7 @@ def infusion_notes(
     spread_pieces(x, 'rates')
     for t in ('notes', 'steps', 'found'): x.con.execute(f'DROP TABLE {t}')
 
-# %% ../../nbs/12_sources.kmimic.ipynb #1d911c57
+# %% ../../nbs/12_sources.kmimic.ipynb #4cb7e42b
 def careunit_concept(tables:Tables, kept:pd.DataFrame, cfg:DataConfig)->tuple[Concept|None, dict]: # and {unit: level}
     "The hourly care unit, with the levels that enough people used."
     if cfg.skip_missing_tables and tables.path('hosp/transfers') is None: return None, {}
@@ -196,7 +196,7 @@ def careunits(x:Extraction, tables:Tables, codes:dict)->None:
     x.add('hosp/transfers', f'''WITH h AS (
         SELECT *, unnest(range(greatest(lo, 0)//{g}, (least(hi, span, {end}) - 1)//{g} + 1)) AS hour
         FROM moves WHERE stay IS NOT NULL AND code >= 0)
-        SELECT CAST(stay AS BIGINT)*{x.steps} + hour, {k}, CAST(code AS DOUBLE), lo FROM h''', event=False)
+        SELECT {cell_sql(x, 'hour')}, {k}, CAST(code AS DOUBLE), lo FROM h''', event=False)
     reason = case_sql(('no time', 'a IS NULL OR b IS NULL'), ('outside the stay', 'stay IS NULL'),
                       ('unknown level', 'code IS NULL OR code < 0'))
     f = x.con.execute(f'''SELECT reason, count(*) AS n FROM (
@@ -204,7 +204,7 @@ def careunits(x:Extraction, tables:Tables, codes:dict)->None:
     reasons = np.array(REASONS)[f.reason.astype(int)]
     x.report.add('events', 'hosp/transfers', pd.DataFrame(dict(item='careunit', reason=reasons, rows=f.n)))
 
-# %% ../../nbs/12_sources.kmimic.ipynb #031df661
+# %% ../../nbs/12_sources.kmimic.ipynb #378a5c80
 def static_concepts(
     source:str, # kmimic or mimiciv
 )->tuple[Concept, ...]:
@@ -226,7 +226,7 @@ def static_facts(
     x.table('fact_items', pd.DataFrame(limits, columns=['item', 'concept', 'factor', 'shift', 'low', 'high']))
     x.table('fact_units', pd.DataFrame(unit_rows(concepts), columns=['concept', 'unit', 'factor', 'shift']))
     items = ', '.join(f"'{i}'" for i,*_ in rows)
-    f = x.run('icu/chartevents', f'''WITH r AS (SELECT *, lower(regexp_replace(coalesce(unit, ''), '\\s', '', 'g')) AS u
+    f = x.run('icu/chartevents', f'''WITH r AS (SELECT *, {UNIT_SQL} AS u
             FROM {reading_sql(tables, 'icu/chartevents')} WHERE item IN ({items})),
         a AS (SELECT s.code, i.concept, low, high, t,
                 CASE WHEN u = '' THEN v*i.factor + i.shift ELSE v*y.factor + y.shift END AS v
@@ -388,11 +388,9 @@ def static_table(
         for name in flags: add(name, flags[name].to_numpy(), 'flag', role='discharge', group=group)
     return pd.DataFrame(out), features
 
-# %% ../../nbs/12_sources.kmimic.ipynb #1605b3b7
+# %% ../../nbs/12_sources.kmimic.ipynb #a676633f
 def _words(kept:pd.DataFrame, cfg:DataConfig, report:ExtractionReport)->list[str]:
     "The text columns in use."
-    if cfg.nationality not in ('drop', 'two_levels'):
-        raise ConfigError(f"data.nationality must be 'drop' or 'two_levels', not {cfg.nationality!r}")
     here = [c for c in _WORDS if c in kept and kept[c].notna().any()]
     if 'nationality' in here and cfg.nationality == 'drop':
         known = kept.nationality.notna().sum()
