@@ -220,27 +220,30 @@ class QuantileTransform(Knots):
         "The inverse of `state`."
         return cls(*(torch.as_tensor(d[k]) for k in _TABLE))
 
-# %% ../nbs/20_transform.ipynb #e329cdfd
+# %% ../nbs/20_transform.ipynb #8c064539
 @dataclass
 class Past:
-    "What is known of D variables before an hour: the last code, a moving and a plain average, how long ago, how often."
+    "What is known of D variables before an hour: level, restlessness, how long ago, how often."
     last:Tensor # (B,D) code of the newest value, 0 if none
     ewma:Tensor # (B,D) exponentially weighted average of the codes
     mean:Tensor # (B,D) average of the codes
+    swing:Tensor # (B,D) exponentially weighted average of |change|, 0 before the second value
     recency:Tensor # (B,D) 1/age in hours, 0 if never measured
+    rhythm:Tensor # (B,D) 1/gap in hours between the two newest values, 0 before the second
     count:Tensor # (B,D) values so far
     hours:int = 0 # gone by
 
     @classmethod
     def empty(cls, n:int, dim:int, device=None)->'Past':
         "Before the first hour, nothing being known."
-        return cls(*(torch.zeros(n, dim, device=device) for _ in range(5)))
+        return cls(*(torch.zeros(n, dim, device=device) for _ in range(7)))
 
     @classmethod
     def admitted(cls, z:Tensor, known:Tensor)->'Past': # (B,D) codes, (B,D) bool
         "Before the first hour, with what the admission record says."
         z = torch.where(known, z, 0.)
-        return cls(z, z, z, known.to(z.dtype), torch.zeros_like(z))
+        no = torch.zeros_like(z)
+        return cls(z, z, z, no, known.to(z.dtype), no, no)
 
     @property
     def share(self)->Tensor: # (B,D)
@@ -253,19 +256,21 @@ class Past:
         count = self.count + mask
         ewma = torch.where(mask, torch.where(first, z, self.ewma + memory*(z - self.ewma)), self.ewma)
         mean = torch.where(mask, self.mean + (z - self.mean)/count.clamp_min(1), self.mean)
+        again, change = mask & (self.count > 0), (z - self.last).abs()
+        swing = torch.where(again, torch.where(self.rhythm == 0, change, self.swing + memory*(change - self.swing)), self.swing)
         recency = torch.where(mask, 1., torch.where(first, 0., self.recency/(1 + self.recency)))
-        return Past(torch.where(mask, z, self.last), ewma, mean, recency, count, self.hours + 1)
+        return Past(torch.where(mask, z, self.last), ewma, mean, swing, recency, torch.where(again, self.recency, self.rhythm), count, self.hours + 1)
 
     def tensors(self)->dict[str, Tensor]:
         "As the models read it."
-        return dict(last=self.last, ewma=self.ewma, mean=self.mean, recency=self.recency, share=self.share)
+        return dict(last=self.last, ewma=self.ewma, mean=self.mean, swing=self.swing, recency=self.recency, rhythm=self.rhythm, share=self.share)
 
 def history(
     z:Tensor, # (n,T,D) codes, 0 where missing
     mask:Tensor, # (n,T,D) bool
     memory:float=0.3,
     past:Past|None=None, # before the first hour; None: nothing
-)->dict[str, Tensor]: # last, ewma, mean, recency, share: (n,T,D) each
+)->dict[str, Tensor]: # as `Past.tensors`, (n,T,D) each
     "What is known of each variable before each hour."
     past, hours = past or Past.empty(len(z), z.shape[2], z.device), []
     for t in range(z.shape[1]):

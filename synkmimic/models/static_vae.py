@@ -6,14 +6,14 @@
 __all__ = ['StaticVAEConfig', 'record_size', 'record_vector', 'kl_normal', 'kl_above', 'reparameterise', 'Encoder', 'Decoder',
            'StaticVAE']
 
-# %% ../../nbs/31_models.static_vae.ipynb #87a59448
+# %% ../../nbs/31_models.static_vae.ipynb #965306e0
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import BinaryChain, Categorical, NumberChain
+from .heads import BinaryChain, Categorical, NumberChain, PAST
 from ..schema import Schema
 
 # %% ../../nbs/31_models.static_vae.ipynb #1f974a99
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         mu, logvar = self.body(torch.cat([record_vector(batch, self.schema), y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/31_models.static_vae.ipynb #c907a3a1
+# %% ../../nbs/31_models.static_vae.ipynb #be693130
 class Decoder(nn.Module):
     "Likelihood of a static record given its latent and outcome."
     def __init__(self, cfg:StaticVAEConfig, schema:Schema):
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
 
     def _no_past(self, like:Tensor)->dict[str, Tensor]:
         "A static number has no last value."
-        return {k: torch.zeros_like(like) for k in ('last', 'ewma', 'mean', 'recency')}
+        return {k: torch.zeros_like(like) for k in PAST}
 
     def reconstruction(self, batch:dict[str, Tensor], z:Tensor)->dict[str, Tensor]:
         "Negative log-likelihood of each piece, in nats per stay."

@@ -6,14 +6,14 @@
 __all__ = ['TemporalVAEConfig', 'state_onehot', 'charted', 'before', 'clock', 'Encoder', 'Hazard', 'Decoder', 'chart_input',
            'reconstruction', 'write_hour', 'write_chart', 'TemporalVAE']
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #329028cf
+# %% ../../nbs/32_models.temporal_vae.ipynb #336d11ea
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import BinaryChain, Categorical, N_AGES, NumberChain, age_bin
+from .heads import BinaryChain, Categorical, N_AGES, NumberChain, PAST, age_bin
 from .static_vae import kl_above, kl_normal, record_size, record_vector, reparameterise
 from ..schema import Schema
 from ..transform import Past
@@ -76,22 +76,23 @@ class Encoder(nn.Module):
         mu, logvar = self.out(torch.cat([mean, last[0], last[1], z_static, y], -1)).chunk(2, -1)
         return mu, logvar.clamp(-8, 4)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #1211556e
+# %% ../../nbs/32_models.temporal_vae.ipynb #595a90c3
 class Hazard(nn.Module):
     "Log-odds of the next hour's masks and flags from how long ago and how often each variable was charted."
     def __init__(self, n_values:int, n_flags:int):
         super().__init__()
         self.n_flags = n_flags
-        self.age = nn.Parameter(torch.zeros(n_values, N_AGES))
+        self.shared, self.age = nn.Parameter(torch.zeros(N_AGES**2)), nn.Parameter(torch.zeros(n_values, N_AGES**2))
         self.habit = nn.Parameter(torch.zeros(n_values))
         self.before = nn.Linear(n_values + n_flags, n_values + n_flags, bias=False)
         nn.init.zeros_(self.before.weight)
 
     def forward(self, past:dict[str, Tensor], binary:Tensor)->Tensor: # (N,D).., (N,D+K) of the hour before -> (N,D+K)
-        own = self.age[torch.arange(len(self.habit), device=binary.device), age_bin(past['recency'])] + self.habit*past['share']
-        return F.pad(own, (0, self.n_flags)) + self.before(binary)
+        place = age_bin(past['rhythm'])*N_AGES + age_bin(past['recency'])
+        due = self.shared[place] + self.age[torch.arange(len(self.habit), device=binary.device), place]
+        return F.pad(due + self.habit*past['share'], (0, self.n_flags)) + self.before(binary)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #61537c0f
+# %% ../../nbs/32_models.temporal_vae.ipynb #4444ca00
 class Decoder(nn.Module):
     "Hour by hour likelihood of a stay."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -101,7 +102,7 @@ class Decoder(nn.Module):
         self.n_values, self.n_flags, n_states = len(schema.values), len(schema.flags), sum(n + 1 for n in self.levels)
         self.context = nn.Linear(cfg.latent_dim + static_dim + len(schema.outcomes), e)
         self.record = nn.Sequential(nn.Dropout(cfg.dropout), nn.Linear(record_size(schema), e))
-        self.chart = nn.Linear(5*self.n_values + self.n_flags + 2*n_states + 3, e)
+        self.chart = nn.Linear(7*self.n_values + self.n_flags + 2*n_states + 3, e)
         self.hour = nn.Embedding(schema.hours, e)
         self.lstm = nn.LSTM(e, h, batch_first=True)
         self.dropout = nn.Dropout(cfg.dropout)
@@ -127,8 +128,8 @@ class Decoder(nn.Module):
         x = F.silu(stay[:, None] + self.chart(chart) + self.hour(hour))
         return self.lstm(x, state)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #09867a92
-_PAST = ('last', 'ewma', 'mean', 'recency', 'share')
+# %% ../../nbs/32_models.temporal_vae.ipynb #aa6e0a2b
+_PAST = (*PAST, 'share')
 
 def chart_input(past:dict[str, Tensor], flags:Tensor, states:Tensor, last_states:Tensor, clock:Tensor)->Tensor:
     "What the decoder reads before an hour."
