@@ -169,7 +169,7 @@ def latent_correlation(cov:np.ndarray, v:np.ndarray, w:np.ndarray)->np.ndarray: 
     q, a = cov/size, np.maximum(1/np.sqrt(size), 1)
     return np.sign(q)*(1 - (1 - np.minimum(np.abs(q)/a, 1))**a)
 
-def lagged_correlation(e:np.ndarray, known:np.ndarray, hours:int, width:int, few:float=10.)->np.ndarray: # (n,W) (n,W) -> (W,W)
+def lagged_correlation(e:np.ndarray, known:np.ndarray, hours:int, width:int, few:float=2.)->np.ndarray: # (n,W) (n,W) -> (W,W)
     "Pairwise correlations; between hours they depend on the lag alone. `few` pairs' worth of doubt pulls each towards 0."
     n, T, D, S = len(e), hours, width, e.shape[1] - hours*width
     variance = lambda e, k, axes: (e**2).sum(axes)/np.maximum(k.sum(axes), 1)
@@ -189,12 +189,17 @@ def lagged_correlation(e:np.ndarray, known:np.ndarray, hours:int, width:int, few
     np.fill_diagonal(R, 1)
     return R
 
-# %% ../../nbs/38_models.controls.ipynb #d712f9e7
-def factors(R:np.ndarray, rank:int)->tuple[np.ndarray, np.ndarray]: # (W,W) -> (k,W) (W,)
-    "Loadings and residual spread of the nearest factor model with unit variances."
-    size = len(R)
-    value, vector = eigh(R, subset_by_index=[max(0, size - rank), size - 1])
-    A = (vector*np.sqrt(np.maximum(value, 0))).T
+# %% ../../nbs/38_models.controls.ipynb #87758f7a
+def factors(R:np.ndarray, rank:int, rounds:int=3)->tuple[np.ndarray, np.ndarray]: # (W,W) -> (k,W) (W,)
+    "Loadings and residual spread of a factor model with unit variances near R."
+    def leading(R): # (k,W) with leading.T @ leading near R
+        value, vector = eigh(R, subset_by_index=[max(0, len(R) - rank), len(R) - 1])
+        return (vector*np.sqrt(np.maximum(value, 0))).T
+    for _ in range(rounds):
+        A = leading(R)
+        R = A.T @ A
+        np.fill_diagonal(R, 1)
+    A = leading(R)
     rest = np.maximum(1 - (A**2).sum(0), 0)
     unit = np.sqrt((A**2).sum(0) + rest)
     return (A/unit).astype('float32'), (np.sqrt(rest)/unit).astype('float32')
