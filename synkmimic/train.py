@@ -299,7 +299,7 @@ def _free_port()->int:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-# %% ../nbs/40_train.ipynb #872cb7cc
+# %% ../nbs/40_train.ipynb #ff50183f
 def _in_processes(job:tuple, devices:int, progress)->None:
     "Start the processes, pass their lines on, and raise the first error that one of them explains."
     lines, errors = torch.multiprocessing.get_context('spawn').SimpleQueue(), []
@@ -309,9 +309,10 @@ def _in_processes(job:tuple, devices:int, progress)->None:
     ear.start()
     threads = max(1, torch.get_num_threads()//devices)
     try: torch.multiprocessing.start_processes(_worker, (job, _free_port(), threads, lines), nprocs=devices, start_method='spawn')
-    except torch.multiprocessing.ProcessException as e:
+    except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException):
         lines.put(None); ear.join()
-        raise SynkError(errors[0]) if errors else e from None
+        if errors: raise SynkError(errors[0]) from None
+        raise
     lines.put(None); ear.join()
 
 # %% ../nbs/40_train.ipynb #4134fb87

@@ -13,10 +13,7 @@ import torch
 from torch import nn
 
 from synkmimic.core import ConfigError, SynkError
-from synkmimic.models.static_vae import StaticVAE, StaticVAEConfig
-from synkmimic.toy import toy_cohort
 from synkmimic.train import Task, TrainConfig, activation_bytes, estimate, fit_task, make_fabric, read_checkpoint
-from synkmimic.transform import CohortTransform
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,6 +113,9 @@ class VAETask(Task):
 
 def static_vae(precision, folder):
     "The static VAE for three epochs; its losses."
+    from synkmimic.models.static_vae import StaticVAE, StaticVAEConfig # here, so that spawned processes need not import it
+    from synkmimic.toy import toy_cohort
+    from synkmimic.transform import CohortTransform
     ward = toy_cohort(200, seed=0)
     data = CohortTransform.fit(ward).encode(ward)
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ def test_the_estimate_counts_what_a_step_holds():
     assert estimate(task, data, torch.arange(512), TrainConfig(batch_size=512))['activations'] > 1.8*guess['activations']
 
 def test_an_estimate_changes_no_bit(tmp_path):
-    "40 epochs announce themselves, and end as the same 40 epochs in which the announcement is left out."
+    "A fit ends with the same bits, whether it was estimated once or three times before."
     cfg, ends = TrainConfig(epochs=50, batch_size=50, eval_every=25), []
     for k in range(2):
         torch.manual_seed(3)
