@@ -660,19 +660,7 @@ def _planned(a)->Plan:
     "The plan of the given command line."
     return plan(a.data, a.root, a.profile, shlex.split(a.overrides), a.seed, a.name, Path(a.runs).resolve() if a.runs else None)
 
-# %% ../nbs/82_paper.ipynb #114a425f
-def _run(a)->int:
-    "Make a run: write its configuration, then let Snakemake make what is stale."
-    for n in a.targets: notebook_of(n)
-    p = _planned(a)
-    prepare(p)
-    _hold_lock(p.folder)
-    print(f'run {_shown(p.folder)}, figures {_shown(p.figures)}', flush=True)
-    if a.dry: return 0
-    names = _own_keys(p) if a.targets else {}
-    for n in a.targets: _require_sampler(n, names)
-    return _make(p.folder, a.cores, [str(done_mark(p.folder, n, names[n])) for n in a.targets])
-
+# %% ../nbs/82_paper.ipynb #c311d05c
 def _own_keys(p:Plan)->dict[str, str]:
     "Keys of everything that a planned run makes."
     return keys(needed(dependencies(), compose(p.overrides).paper.samplers), p.digest)
@@ -698,6 +686,19 @@ def _quiet(command:list[str], log:Path)->int:
     said = log.read_text(encoding='utf-8')
     if status and 'CalledProcessError' not in said: print(said, file=sys.stderr)
     return status
+
+# %% ../nbs/82_paper.ipynb #114a425f
+def _run(a)->int:
+    "Make a run: write its configuration, then let Snakemake make what is stale."
+    for n in a.targets: notebook_of(n)
+    p = _planned(a)
+    prepare(p)
+    _hold_lock(p.folder)
+    print(f'run {_shown(p.folder)}, figures {_shown(p.figures)}', flush=True)
+    if a.dry: return 0
+    names = _own_keys(p) if a.targets else {}
+    for n in a.targets: _require_sampler(n, names)
+    return _make(p.folder, a.cores, [str(done_mark(p.folder, n, names[n])) for n in a.targets])
 
 def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."

@@ -342,15 +342,15 @@ class Meter:
         self.held[where] -= 1
         if self.held[where] == 0 and where not in self.known: self.now -= storage.nbytes()
 
-# %% ../nbs/40_train.ipynb #c57f8a04
+# %% ../nbs/40_train.ipynb #23b7750a
 @contextlib.contextmanager
 def untouched(task:Task):
     "A stand-in for the task; weights and random state are afterwards what they were before."
     before = _copies(task.model.state_dict())
     try:
-        with torch.random.fork_rng(): yield copy.copy(task)
+        with torch.random.fork_rng(range(torch.cuda.device_count())): yield copy.copy(task)
     finally:
-        task.model.load_state_dict(before)
+        task.model.cpu().load_state_dict(before)
         task.model.zero_grad()
 
 def activation_bytes(task:Task, fabric:Fabric, index:Tensor, optimizers:list, cfg:TrainConfig)->int:

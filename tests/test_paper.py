@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from synkmimic.config import compose, resolved
@@ -191,3 +192,34 @@ def test_a_borrowed_stage_cannot_be_changed_by_the_borrower(tmp_path):
     write_json(dict(a=2), two/'cohort'/'train'/'x.json')
     shutil.rmtree(two/'registry')
     assert read_json(one/'cohort'/'train'/'x.json')['a'] == 1 and (one/'registry'/'y.json').exists()
+
+def known_scores(folder, shift):
+    "Scores of a run in which the GAN is better than the mixture in three metrics and worse in one, and flow matching is not to be told from it."
+    better = dict(latent_gan=(.05, .55, .80, .05), gaussian_mixture=(.10, .65, .75, .02), flow_matching=(.10 + shift, .65, .75, .02), posterior=(.03, .51, .82, .02), real=(.03, .50, .83, .02))
+    what = dict(ks=('fidelity', 'all', '', 'lower'), c2st_auc_raw=('fidelity', 'all', '', 'half'), auroc=('utility', 'boosting', 'TSTR', 'higher'), acf_gap=('fidelity', 'all', '', 'lower'))
+    rows = [dict(arm=arm, metric=m, pillar=p, feature=f, group='TRTR' if (arm, g) == ('real', 'TSTR') else g, direction=d, value=v + shift/10, low=v - .01, high=v + .01)
+            for arm,values in better.items() for (m,(p,f,g,d)),v in zip(what.items(), values)]
+    rows.append(dict(arm='real', metric='membership_auc', pillar='privacy', feature='best', group='', direction='half', value=.5, low=.48, high=.52))
+    frame = pd.DataFrame(rows)
+    for pillar,name in dict(fidelity='fidelity', utility='utility', privacy='privacy_model_based').items():
+        (folder/'scores').mkdir(exist_ok=True)
+        frame[frame.pillar == pillar].to_parquet(folder/'scores'/f'{name}.parquet')
+    for stage,seconds in dict(a1_static_vae=10, a2_temporal_vae=50, a3_latent_gan=7, a3_gaussian_mixture=1).items():
+        done_mark(folder, stage, 'k').parent.mkdir(exist_ok=True)
+        done_mark(folder, stage, 'k').write_text(f'{seconds}\n')
+
+@pytest.mark.parametrize('seeds', [[0], [0, 1]])
+def test_the_ablation_finds_the_sampler_that_is_better(tmp_path, seeds):
+    samplers = 'paper.samplers=[latent_gan,gaussian_mixture,flow_matching,posterior]'
+    whole, runs = sweep(dict(seeds=seeds), 's', overrides=[samplers], profile='smoke', runs=tmp_path, scratch=tmp_path)
+    prepare_sweep(whole, runs)
+    for r in runs: known_scores(r['plan'].folder, 0.01*r['seed'])
+    execute(ROOT/'nbs'/'paper'/'s2_ablation.ipynb', tmp_path/'out'/'s2.ipynb', dict(run=str(whole.folder), out=str(tmp_path/'figures')))
+    table = pd.read_csv(tmp_path/'figures'/'s2_ablation.csv').set_index('Metric')
+    row = lambda start: table.loc[next(i for i in table.index if i.startswith(start))]
+    assert list(table.columns) == ['Real band', 'Latent GAN', 'Gaussian mixture', 'Flow matching', 'Posterior draws']
+    assert list(row('Earns'))[1:] == ['yes', '–', 'no', '–'], table
+    assert row('Better')['Latent GAN'] == '3' and row('Worse')['Latent GAN'] == '1' and row('Inside')['Posterior draws'] == '4'
+    assert row('KS distance')['Latent GAN'].endswith('(0.040 to 0.060)' if len(seeds) == 1 else '(0.050 to 0.051)') # one seed: its interval; two: their range
+    assert float(row('Training, both')['Latent GAN']) == 60 and float(row('Training, sampler')['Latent GAN']) == 7 and row('Training, sampler')['Posterior draws'] == '–'
+    assert read_json(whole.folder/'numbers'/'s2_ablation.json')['s2_ablation.seeds'] == len(seeds)
