@@ -23,7 +23,7 @@ from synkmimic.models.static_vae import StaticVAE, StaticVAEConfig
 from synkmimic.models.temporal_vae import TemporalVAE, TemporalVAEConfig
 from synkmimic.synthesizer import Synthesizer, fit_static_vae, fit_transform, latents, load_static_vae
 from synkmimic.toy import toy_cohort
-from synkmimic.train import Task, TrainConfig, fit_task, people_split
+from synkmimic.train import Task, TrainConfig, fit_task, people_split, read_checkpoint
 from synkmimic.transform import CohortTransform, QuantileTransform, TransformConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -227,13 +227,13 @@ def test_fault_21_sigkill_loses_at_most_one_epoch(tmp_path):
     "Kill -9 in the middle of training; the resumed run ends with the weights of an undisturbed one."
     run = lambda folder: subprocess.Popen([sys.executable, '-c', KILLED.format(tests=str(ROOT/'tests'), folder=str(folder))],
                                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    first, state = run(tmp_path/'a'), tmp_path/'a'/'s'/'checkpoint'/'state.json'
+    first, state = run(tmp_path/'a'), tmp_path/'a'/'s'/'checkpoint.safetensors'
     for _ in range(6000):
         if state.exists() or first.poll() is not None: break
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL) if first.poll() is None else None
     first.communicate()
-    before = json.loads(state.read_text())['epoch']
+    before = read_checkpoint(state)['epoch']
     second = run(tmp_path/'a').communicate()[0]
     assert before == 12 or f'resumed after epoch {before}' in second, second
     run(tmp_path/'b').communicate()
