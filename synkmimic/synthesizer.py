@@ -7,7 +7,7 @@ __all__ = ['ks_columns', 'record_gap', 'hours_gap', 'load_static_vae', 'load_tem
            'fit_static_vae', 'static_posterior', 'temporal_posterior', 'fit_temporal_vae', 'latents', 'fit_sampler',
            'asked_outcomes', 'decode_cohort', 'agree_length', 'matches', 'Stages', 'draw_records', 'Synthesizer']
 
-# %% ../nbs/41_synthesizer.ipynb #acfdccf1
+# %% ../nbs/41_synthesizer.ipynb #7ca3e538
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -27,9 +27,9 @@ from .models.static_vae import StaticVAE, StaticVAEConfig, reparameterise
 from .models.temporal_vae import TemporalVAE, TemporalVAEConfig
 from .schema import Schema
 from .train import Task, fit_task, people_split
-from .transform import CohortTransform, resting_codes
+from .transform import CohortTransform
 
-# %% ../nbs/41_synthesizer.ipynb #ab55e553
+# %% ../nbs/41_synthesizer.ipynb #951bfc59
 def ks_columns(
     a:Tensor, # (n,D) with NaN where missing
     b:Tensor, # (m,D)
@@ -45,7 +45,7 @@ def ks_columns(
     last = torch.cat([x[1:] != x[:-1], torch.ones_like(x[:1], dtype=torch.bool)]) # only the last of equal values counts
     return torch.where(count.min(0).values > 0, (step.cumsum(0).abs()*last).max(0).values, 0.)
 
-# %% ../nbs/41_synthesizer.ipynb #5ea4133b
+# %% ../nbs/41_synthesizer.ipynb #5bea8807
 def _hidden(x:Tensor, mask:Tensor)->Tensor:
     "NaN where not measured."
     return torch.where(mask, x, torch.nan)
@@ -86,7 +86,7 @@ def hours_gap(real:dict[str, Tensor], synth:dict[str, Tensor])->float:
              _weighted((rho - rho2).abs(), torch.minimum(pairs, pairs2)), _weighted((tied[0] - tied[1]).abs(), both.T @ both)]
     return sum(parts)/len(parts)
 
-# %% ../nbs/41_synthesizer.ipynb #7060cd91
+# %% ../nbs/41_synthesizer.ipynb #6f2c7bd9
 class _StaticTask(Task):
     "The static VAE, judged on records decoded from training latents."
     name = 'static_vae'
@@ -97,7 +97,7 @@ class _StaticTask(Task):
     def quality(self, kept):
         z = reparameterise(*kept.encoder(self.source))
         items = sum(self.real[k].shape[1] for k in ('s_mask', 's_cat', 's_flag')) + 1
-        return record_gap(self.real, kept.sample(z, self.source['outcome'], self.transform.static.canonical)) + float(kept(self.real)['total'])/items
+        return record_gap(self.real, kept.sample(z, self.source['outcome'], self.transform.static.snap)) + float(kept(self.real)['total'])/items
 
 class _TemporalTask(Task):
     "The temporal VAE, judged on hours decoded from training latents."
@@ -111,9 +111,9 @@ class _TemporalTask(Task):
         z_static = reparameterise(source['zs_mu'], source['zs_logvar'])
         z = reparameterise(*kept.encoder(source, z_static))
         items = self.real['mask'].sum()/len(self.real['outcome'])
-        return hours_gap(self.real, kept.sample(source, z, z_static, self.transform.values.canonical)) + float(kept(self.real)['total']/items)
+        return hours_gap(self.real, kept.sample(source, z, z_static, self.transform)) + float(kept(self.real)['total']/items)
 
-# %% ../nbs/41_synthesizer.ipynb #f47c3762
+# %% ../nbs/41_synthesizer.ipynb #103e772c
 class _GANTask(Task):
     "The latent GAN: several critic steps on cached latents, one generator step."
     name = 'latent_gan'
@@ -142,7 +142,7 @@ class _GANTask(Task):
 def _rows(data:dict[str, Tensor], index:Tensor)->dict[str, Tensor]:
     return {k: v[index] for k,v in data.items()}
 
-# %% ../nbs/41_synthesizer.ipynb #5325bb52
+# %% ../nbs/41_synthesizer.ipynb #d3dbac89
 def _write_model(folder, kind:str, tensors:dict[str, Tensor], key:str, **meta)->None:
     "The finished model of a stage."
     with atomic_folder(Path(folder)/'model') as d:
@@ -185,7 +185,7 @@ def load_sampler(folder)->tuple[LatentScale, object]:
     generator.load_state_dict(tensors)
     return scale, GANSampler(generator)
 
-# %% ../nbs/41_synthesizer.ipynb #ed6cdd0c
+# %% ../nbs/41_synthesizer.ipynb #0d34b1b6
 def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
     "Stage 0: fit the transform on the training people."
     folder = Path(folder)
@@ -208,7 +208,7 @@ def fit_static_vae(train:Cohort, transform:CohortTransform, cfg, seed:int, folde
         _write_model(folder, 'static_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg), schema=train.schema.to_json())
     return load_static_vae(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #12c2bdfe
+# %% ../nbs/41_synthesizer.ipynb #50ca1aa2
 @torch.no_grad()
 def static_posterior(model:StaticVAE, data:dict[str, Tensor])->dict[str, Tensor]: # zs_mu, zs_logvar (n,Zs)
     "Cached posteriors of the static latent."
@@ -229,14 +229,14 @@ def fit_temporal_vae(train:Cohort, transform:CohortTransform, static_vae:StaticV
         fit, judge = people_split(train.subject_id, cfg.train.temporal_vae.validation, torch_seed(seed, 'validation'))
         torch.manual_seed(torch_seed(seed, 'temporal_vae', 'weights'))
         static_dim = static_vae.cfg.latent_dim
-        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(data, resting_codes(transform.values, cfg.transform.atom_share))
+        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(data)
         task = _TemporalTask(model, data, fit, judge, transform)
         model = fit_task(task, data, fit, cfg.train.temporal_vae, folder, seed, key, progress)
         _write_model(folder, 'temporal_vae', model.state_dict(), key, cfg=dataclasses.asdict(model.cfg),
                      schema=train.schema.to_json(), static_dim=static_dim)
     return load_temporal_vae(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #d28a3958
+# %% ../nbs/41_synthesizer.ipynb #43179897
 def latents(train:Cohort, transform:CohortTransform, static_vae:StaticVAE, temporal_vae:TemporalVAE)->tuple[LatentScale, dict[str, Tensor]]:
     "Scale, and standardised posteriors `mu`, `logvar` (n,L) with `outcome`."
     data = transform.encode(train)
@@ -273,7 +273,7 @@ def _fit_mixture(train, data, cfg, seed, folder, key, progress)->dict[str, Tenso
     n_classes = len(train.schema.outcomes)
     return GaussianMixtureSampler.fit(**data, n_classes=n_classes, cfg=cfg.model.gaussian_mixture, seed=torch_seed(seed, 'mixture')).arrays
 
-# %% ../nbs/41_synthesizer.ipynb #372dcdc4
+# %% ../nbs/41_synthesizer.ipynb #b4048295
 def asked_outcomes(n:int, outcome, prevalence:np.ndarray, schema:Schema, g:np.random.Generator)->np.ndarray: # (n,)
     "Outcome classes: from None (training prevalence), a name, a dict of shares, or an array of classes."
     names = schema.outcomes
@@ -294,7 +294,7 @@ def asked_outcomes(n:int, outcome, prevalence:np.ndarray, schema:Schema, g:np.ra
     count[np.argsort(-(n*shares - count), kind='stable')[:n - count.sum()]] += 1
     return g.permutation(np.repeat(np.arange(len(names)), count))
 
-# %% ../nbs/41_synthesizer.ipynb #9d287631
+# %% ../nbs/41_synthesizer.ipynb #20b733ad
 def decode_cohort(record:dict[str, Tensor], hours:dict[str, Tensor], transform:CohortTransform)->Cohort:
     "Encoded static records and hours as a validated cohort with new ids."
     s, n = transform.schema, len(record['outcome'])
@@ -331,7 +331,7 @@ def matches(record:dict[str, Tensor], given:dict, transform:CohortTransform)->Te
             ok &= record['s_mask'][:, k] & (number[:, k] >= low) & (number[:, k] <= high)
     return ok
 
-# %% ../nbs/41_synthesizer.ipynb #1532c70e
+# %% ../nbs/41_synthesizer.ipynb #ed9dc39b
 class Stages:
     "The finished stages: transform, static VAE, temporal VAE, latent scale and sampler."
     @classmethod
@@ -364,13 +364,13 @@ class Stages:
         "The inverse of `save`."
         return cls.from_stages(*(Path(folder)/k for k in ('transform', 'static_vae', 'temporal_vae', 'sampler')))
 
-# %% ../nbs/41_synthesizer.ipynb #8b7df096
+# %% ../nbs/41_synthesizer.ipynb #1c2b7d74
 def draw_records(stages:Stages, y:Tensor, given:dict, g:torch.Generator)->tuple[dict[str, Tensor], Tensor, Tensor]:
     "Static records for the outcomes `y`, drawn again until they match `given`, with both latents."
     tf, model = stages.transform_, stages.static_vae_
     def draw(y):
         z_static, z = stages.scale_.inverse(stages.sampler_.sample(y, g)).tensor_split([model.cfg.latent_dim], 1)
-        return agree_length(model.sample(z_static, y, tf.static.canonical, g), tf) | dict(z_static=z_static, z=z)
+        return agree_length(model.sample(z_static, y, tf.static.snap, g), tf) | dict(z_static=z_static, z=z)
     record = draw(y)
     ok = matches(record, given, tf)
     for _ in range(200):
@@ -382,7 +382,7 @@ def draw_records(stages:Stages, y:Tensor, given:dict, g:torch.Generator)->tuple[
     if not ok.all(): raise SynkError(f'{int((~ok).sum())} of {len(ok)} stays could not be drawn with {given}: too rare for this model')
     return record, record.pop('z'), record.pop('z_static')
 
-# %% ../nbs/41_synthesizer.ipynb #94c63dc4
+# %% ../nbs/41_synthesizer.ipynb #4040325b
 class Synthesizer(Stages):
     "The three models as one generator of cohorts."
     def __init__(self,
@@ -421,6 +421,6 @@ class Synthesizer(Stages):
         for b,block in enumerate(torch.as_tensor(y).split(4096)):
             g = torch.Generator().manual_seed(torch_seed(seed, 'sample', b))
             record, z, z_static = draw_records(self, block, given or {}, g)
-            parts.append(decode_cohort(record, self.temporal_vae_.sample(record, z, z_static, tf.values.canonical, g), tf))
+            parts.append(decode_cohort(record, self.temporal_vae_.sample(record, z, z_static, tf, g), tf))
         ids = np.array([f'synth{k:07d}' for k in range(n)], object)
         return dataclasses.replace(concat(parts), subject_id=ids, stay_id=ids)
