@@ -63,6 +63,7 @@ class Config:
     transform:Any = _owner('synkmimic.transform:TransformConfig')
     model:ModelConfigs = field(default_factory=ModelConfigs)
     train:TrainConfigs = field(default_factory=TrainConfigs)
+    dp:Any = _owner('synkmimic.dp:DPConfig')
     evaluation:Any = _owner('synkmimic.evaluation:EvaluationConfig')
     paper:PaperConfig = field(default_factory=PaperConfig)
     seed:int = 0 # every random stream of the run is a named child of it
