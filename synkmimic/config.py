@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .core import ConfigError, nearest
 
-# %% ../nbs/05_config.ipynb #5a4b3661
+# %% ../nbs/05_config.ipynb #6373a552
 def _owner(place:str)->Any: # a dataclass field
     "A section that is described elsewhere, written `module:Class`."
     return field(default=None, metadata=dict(owner=place))
@@ -43,6 +43,7 @@ class ModelConfigs:
     temporal_vae:Any = _owner('synkmimic.models.temporal_vae:TemporalVAEConfig')
     latent_gan:Any = _owner('synkmimic.models.latent_gan:LatentGANConfig')
     gaussian_mixture:Any = _owner('synkmimic.models.samplers:GaussianMixtureConfig')
+    flow_matching:Any = _owner('synkmimic.models.flow_matching:FlowMatchingConfig')
     record_critic:Any = _owner('synkmimic.models.record_critic:RecordCriticConfig')
     sampler:str = 'latent_gan' # the sampler of a Synthesizer
 
@@ -52,9 +53,10 @@ class TrainConfigs:
     static_vae:Any = _owner('synkmimic.train:TrainConfig')
     temporal_vae:Any = _owner('synkmimic.train:TrainConfig')
     latent_gan:Any = _owner('synkmimic.train:TrainConfig')
+    flow_matching:Any = _owner('synkmimic.train:TrainConfig')
     record_critic:Any = _owner('synkmimic.train:TrainConfig')
 
-# %% ../nbs/05_config.ipynb #08204790
+# %% ../nbs/05_config.ipynb #460d22de
 @dataclass(frozen=True)
 class Config:
     "Everything a run depends on."

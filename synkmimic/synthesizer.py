@@ -8,7 +8,7 @@ __all__ = ['SAMPLERS', 'ks_columns', 'record_gap', 'hours_gap', 'load_static_vae
            'fit_sampler', 'largest_remainder', 'asked_outcomes', 'decode_cohort', 'agree_length', 'matches',
            'asked_composition', 'Stages', 'draw_records', 'draw_stays', 'load_critic', 'fit_critic', 'Synthesizer']
 
-# %% ../nbs/41_synthesizer.ipynb #0fcbea7d
+# %% ../nbs/41_synthesizer.ipynb #c4948ec0
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from .cohort import Cohort, concat
 from .config import compose
 from .core import DataError, SynkError, atomic_folder, digest, nearest, read_json, torch_seed, write_json
-from .models.latent_gan import Critic, Generator, LatentGANConfig, critic_loss, generator_loss
+from .models.flow_matching import FlowMatching, FlowMatchingSampler
+from .models.latent_gan import Critic, Generator, gan_iteration
 from .models.record_critic import RecordCritic, RecordCriticConfig, keep, stay_features
-from .models.samplers import GANSampler, GaussianMixtureSampler, LatentScale, sampler_quality
+from .models.samplers import GANSampler, GaussianMixtureSampler, LatentScale, held_out_quality
 from .models.static_vae import StaticVAE, StaticVAEConfig, reparameterise
 from .models.temporal_vae import TemporalVAE, TemporalVAEConfig
 from .schema import Schema
@@ -115,37 +116,40 @@ class _TemporalTask(Task):
         items = self.real['mask'].sum()/len(self.real['outcome'])
         return hours_gap(self.real, kept.sample(source, z, z_static, self.transform)) + float(kept(self.real)['total']/items)
 
-# %% ../nbs/41_synthesizer.ipynb #103e772c
-class _GANTask(Task):
-    "The latent GAN: several critic steps on cached latents, one generator step."
-    name = 'latent_gan'
-    def __init__(self, generator, critic, data, fit, judge):
-        super().__init__(nn.ModuleDict(dict(generator=generator, critic=critic)), kept=generator)
-        self.data, self.fit, self.real = data, fit, _rows(data, judge)
+# %% ../nbs/41_synthesizer.ipynb #7957864a
+class _LatentTask(Task):
+    "A latent model: trained on posterior draws, judged against those of held-back people."
+    def __init__(self, name:str, model, data, fit, judge, kept=None):
+        super().__init__(model, kept)
+        self.name, self.data, self.fit, self.real = name, data, fit, _rows(data, judge)
 
+    def step(self, fabric, batch, optimizers, cfg):
+        with fabric.autocast(): parts = self.model.loss(reparameterise(batch['mu'], batch['logvar']), batch['outcome'])
+        self.update(fabric, parts['total'], self.model, optimizers[0], cfg.grad_clip)
+        return parts
+
+    def quality(self, kept): return held_out_quality(kept.sample, **self.real, n_classes=kept.n_classes)
+
+class _GANTask(_LatentTask):
+    "The latent GAN: several critic steps on cached latents, one generator step."
     def optimizers(self, cfg):
-        "Adam without momentum, as in WGAN-GP."
-        return [torch.optim.Adam(self.model[k].parameters(), lr=cfg.lr, betas=(0., 0.9)) for k in ('generator', 'critic')]
+        "Adam without momentum, as in WGAN-GP; the generator at its share of the critic's rate."
+        gen = self.model['generator']
+        adam = lambda m,share: torch.optim.Adam([dict(params=list(m.parameters()), share=share)], lr=cfg.lr, betas=(0., 0.9), fused=True)
+        return [adam(gen, gen.cfg.generator_rate), adam(self.model['critic'], 1.)]
 
     def step(self, fabric, batch, optimizers, cfg):
         gen, critic = self.model['generator'], self.model['critic']
-        for k in range(gen.cfg.critic_steps):
-            if k: batch = _rows(self.data, self.fit[torch.randint(len(self.fit), (len(batch['outcome']),))])
-            parts = critic_loss(critic, gen, reparameterise(batch['mu'], batch['logvar']), batch['outcome'])
-            optimizers[1].zero_grad(); fabric.backward(parts['critic']); optimizers[1].step()
-        loss = generator_loss(critic, gen, batch['outcome'])
-        optimizers[0].zero_grad(); fabric.backward(loss); optimizers[0].step()
-        return parts | dict(generator=loss)
-
-    def quality(self, kept):
-        real = reparameterise(self.real['mu'], self.real['logvar'])
-        return sampler_quality(real, kept.sample(self.real['outcome']), self.real['outcome'], kept.n_classes)
+        more = self.rows(self.fit[torch.randint(len(self.fit), ((gen.cfg.critic_steps - 1)*len(batch['outcome']),))])
+        batch = {k: torch.cat([batch[k], more[k]]) for k in batch}
+        real = reparameterise(batch['mu'], batch['logvar'])
+        return gan_iteration(gen, critic, real, batch['outcome'], *optimizers, backward=fabric.backward)
 
 def _rows(data:dict[str, Tensor], index:Tensor)->dict[str, Tensor]:
     return {k: v[index] for k,v in data.items()}
 
-# %% ../nbs/41_synthesizer.ipynb #14fcb88b
-SAMPLERS = ('latent_gan', 'gaussian_mixture')
+# %% ../nbs/41_synthesizer.ipynb #af9ca599
+SAMPLERS = {c.kind: c for c in (GANSampler, GaussianMixtureSampler, FlowMatchingSampler)}
 
 def _write_model(folder, kind:str, tensors:dict[str, Tensor], key:str, **meta)->None:
     "The finished model of a stage."
@@ -180,14 +184,16 @@ def load_temporal_vae(folder)->TemporalVAE:
     model.load_state_dict(tensors)
     return model.eval()
 
+def _write_sampler(folder, scale:LatentScale, sampler, n_classes:int, key:str)->None:
+    "A finished latent sampler and the scale of its latents."
+    _write_model(folder, sampler.kind, sampler.state() | {'scale.mean': scale.mean, 'scale.std': scale.std}, key,
+                 cfg=dataclasses.asdict(sampler.cfg), n_classes=n_classes)
+
 def load_sampler(folder)->tuple[LatentScale, object]:
     "A finished latent sampler and the scale of its latents."
-    tensors, meta = _read_model(folder, 'latent_gan', 'gaussian_mixture')
+    tensors, meta = _read_model(folder, *SAMPLERS)
     scale = LatentScale(tensors.pop('scale.mean'), tensors.pop('scale.std'))
-    if meta['kind'] == 'gaussian_mixture': return scale, GaussianMixtureSampler(tensors)
-    generator = Generator(LatentGANConfig(**meta['cfg']), len(scale.mean), meta['n_classes'])
-    generator.load_state_dict(tensors)
-    return scale, GANSampler(generator)
+    return scale, SAMPLERS[meta['kind']].restore(tensors, meta['cfg'], len(scale.mean), meta['n_classes'])
 
 # %% ../nbs/41_synthesizer.ipynb #0d34b1b6
 def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
@@ -240,7 +246,7 @@ def fit_temporal_vae(train:Cohort, transform:CohortTransform, static_vae:StaticV
                      schema=train.schema.to_json(), static_dim=static_dim)
     return load_temporal_vae(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #77d5adf4
+# %% ../nbs/41_synthesizer.ipynb #292af6df
 def latents(train:Cohort, transform:CohortTransform, static_vae:StaticVAE, temporal_vae:TemporalVAE)->tuple[LatentScale, dict[str, Tensor]]:
     "Scale, and standardised posteriors `mu`, `logvar` (n,L) with `outcome`."
     data = transform.encode(train)
@@ -251,7 +257,7 @@ def latents(train:Cohort, transform:CohortTransform, static_vae:StaticVAE, tempo
 
 def _sampler_key(train:Cohort, cfg, seed:int, kind:str)->str:
     "Digest of what a latent sampler depends on."
-    if kind not in SAMPLERS: raise SynkError(f'there is no latent sampler {kind!r}.{nearest(kind, SAMPLERS)} There are {SAMPLERS}.')
+    if kind not in SAMPLERS: raise SynkError(f'there is no latent sampler {kind!r}.{nearest(kind, SAMPLERS)} There are {list(SAMPLERS)}.')
     own = [getattr(cfg.model, kind)] + ([getattr(cfg.train, kind)] if hasattr(cfg.train, kind) else [])
     return _key(train, seed, cfg.transform, cfg.model.static_vae, cfg.train.static_vae, cfg.model.temporal_vae, cfg.train.temporal_vae, *own)
 
@@ -261,23 +267,26 @@ def fit_sampler(train:Cohort, transform, static_vae, temporal_vae, cfg, seed:int
     key = _sampler_key(train, cfg, seed, kind)
     if not _finished(folder, key):
         scale, data = latents(train, transform, static_vae, temporal_vae)
-        fitted = dict(latent_gan=_fit_gan, gaussian_mixture=_fit_mixture)[kind](train, data, cfg, seed, folder, key, progress)
-        _write_model(folder, kind, fitted | {'scale.mean': scale.mean, 'scale.std': scale.std}, key,
-                     cfg=dataclasses.asdict(getattr(cfg.model, kind)), n_classes=len(train.schema.outcomes))
+        _write_sampler(folder, scale, _fitted_sampler(kind, train, data, cfg, seed, folder, key, progress), len(train.schema.outcomes), key)
     return load_sampler(folder)
 
-def _fit_gan(train, data, cfg, seed, folder, key, progress)->dict[str, Tensor]:
-    "Weights of the selected, averaged generator."
-    fit, judge = people_split(train.subject_id, cfg.train.latent_gan.validation, torch_seed(seed, 'validation'))
-    torch.manual_seed(torch_seed(seed, 'latent_gan', 'weights'))
-    size = data['mu'].shape[1], len(train.schema.outcomes)
-    task = _GANTask(Generator(cfg.model.latent_gan, *size), Critic(cfg.model.latent_gan, *size), data, fit, judge)
-    return fit_task(task, data, fit, cfg.train.latent_gan, folder, seed, key, progress).state_dict()
+def _latent_model(kind:str, train, data, cfg, seed, folder, key, progress):
+    "The trained GAN generator or flow, started at the moments of the latents."
+    part, options = getattr(cfg.train, kind), getattr(cfg.model, kind)
+    fit, judge = people_split(train.subject_id, part.validation, torch_seed(seed, 'validation'))
+    torch.manual_seed(torch_seed(seed, kind, 'weights'))
+    size, own = (data['mu'].shape[1], len(train.schema.outcomes)), _rows(data, fit)
+    if kind == 'flow_matching': task = _LatentTask(kind, FlowMatching(options, *size).start(**own), data, fit, judge)
+    else:
+        gen = Generator(options, *size).start(**own)
+        task = _GANTask(kind, nn.ModuleDict(dict(generator=gen, critic=Critic(options, *size))), data, fit, judge, kept=gen)
+    return fit_task(task, data, fit, part, folder, seed, key, progress)
 
-def _fit_mixture(train, data, cfg, seed, folder, key, progress)->dict[str, Tensor]:
-    "Arrays of the Gaussian mixture."
-    n_classes = len(train.schema.outcomes)
-    return GaussianMixtureSampler.fit(**data, n_classes=n_classes, cfg=cfg.model.gaussian_mixture, seed=torch_seed(seed, 'mixture')).arrays
+def _fitted_sampler(kind:str, train, data, cfg, seed, folder, key, progress):
+    "A latent sampler, fitted."
+    if kind == 'gaussian_mixture':
+        return GaussianMixtureSampler.fit(**data, n_classes=len(train.schema.outcomes), cfg=cfg.model.gaussian_mixture, seed=torch_seed(seed, 'mixture'))
+    return SAMPLERS[kind](_latent_model(kind, train, data, cfg, seed, folder, key, progress))
 
 # %% ../nbs/41_synthesizer.ipynb #c9ad022a
 def largest_remainder(n:int, shares)->np.ndarray:
@@ -348,20 +357,20 @@ def matches(record:dict[str, Tensor], given:dict, transform:CohortTransform)->Te
             ok &= record['s_mask'][:, k] & (number >= low) & (number <= high)
     return ok
 
-# %% ../nbs/41_synthesizer.ipynb #a6ef4734
+# %% ../nbs/41_synthesizer.ipynb #2b2b0980
 def asked_composition(n:int, table:pd.DataFrame, outcome, prevalence, schema:Schema, g)->tuple[np.ndarray, np.ndarray, list[dict]]:
     "Outcome (n,), stratum (n,) and the given values of each stratum, in random order."
     if 'share' not in table: raise SynkError(f"a composition needs a column 'share'; it has {list(table)}")
     if (table['share'] < 0).any() or not np.isclose(table['share'].sum(), 1): raise SynkError(f"the shares of a composition must sum to 1, not {table['share'].sum():g}")
-    strata = table.drop(columns='share').to_dict('records')
-    rows = [{k: v for k,v in r.items() if k != 'outcome' and not (np.isscalar(v) and pd.isna(v))} for r in strata]
+    strata = [{k: v for k,v in r.items() if not (np.isscalar(v) and pd.isna(v))} for r in table.drop(columns='share').to_dict('records')]
+    rows = [{k: v for k,v in r.items() if k != 'outcome'} for r in strata]
     count = largest_remainder(n, table['share'])
     if len(strata) > 1 and not (outcome is None or isinstance(outcome, (str, dict))): raise SynkError('with a composition, give outcomes by name or as shares')
     y = [asked_outcomes(c, r.get('outcome', outcome), prevalence, schema, g) for c,r in zip(count, strata)]
     order = g.permutation(n)
     return np.concatenate(y)[order], np.repeat(np.arange(len(count)), count)[order], rows
 
-# %% ../nbs/41_synthesizer.ipynb #f61a801f
+# %% ../nbs/41_synthesizer.ipynb #424a0a06
 class Stages:
     "The finished stages: transform, static VAE, temporal VAE, latent scale and sampler."
     @classmethod
@@ -379,16 +388,12 @@ class Stages:
     def save(self, folder)->None:
         "Write the finished models (weights only: nobody's latents)."
         static, temporal, schema = self.static_vae_, self.temporal_vae_, self.transform_.schema.to_json()
-        gan = isinstance(self.sampler_, GANSampler)
-        own = self.sampler_.generator.state_dict() if gan else self.sampler_.arrays
-        meta = dict(cfg=dataclasses.asdict(self.sampler_.generator.cfg) if gan else {}, n_classes=len(self.transform_.schema.outcomes))
         with atomic_folder(folder) as d:
             self.transform_.save(d/'transform')
             _write_model(d/'static_vae', 'static_vae', static.state_dict(), '', cfg=dataclasses.asdict(static.cfg), schema=schema)
             _write_model(d/'temporal_vae', 'temporal_vae', temporal.state_dict(), '', cfg=dataclasses.asdict(temporal.cfg),
                          schema=schema, static_dim=static.cfg.latent_dim)
-            _write_model(d/'sampler', 'latent_gan' if gan else 'gaussian_mixture',
-                         own | {'scale.mean': self.scale_.mean, 'scale.std': self.scale_.std}, '', **meta)
+            _write_sampler(d/'sampler', self.scale_, self.sampler_, len(self.transform_.schema.outcomes), '')
             if self.critic_ is not None: _write_critic(d/'sampler'/'critic', self.critic_, '')
 
     @classmethod
@@ -425,7 +430,7 @@ def draw_stays(stages:Stages, y:Tensor, g:torch.Generator, row:Tensor|None=None,
     z, z_static = record.pop('z'), record.pop('z_static')
     return record | stages.temporal_vae_.sample(record, z, z_static, stages.transform_, g)
 
-# %% ../nbs/41_synthesizer.ipynb #29e16aaf
+# %% ../nbs/41_synthesizer.ipynb #f8fe2386
 class _CriticTask(Task):
     "The record critic: real against generated features."
     name = 'record_critic'
@@ -437,7 +442,7 @@ class _CriticTask(Task):
     def step(self, fabric, batch, optimizers, cfg):
         fake = self.fakes[torch.randint(len(self.fakes), (len(batch['x']),))].to(fabric.device)
         with fabric.autocast(): loss = self.model.loss(batch['x'], fake)
-        optimizers[0].zero_grad(); fabric.backward(loss); optimizers[0].step()
+        self.update(fabric, loss, self.model, optimizers[0], cfg.grad_clip)
         return dict(total=loss)
 
     def quality(self, kept): return kept.loss(self.real, self.fresh)

@@ -210,7 +210,7 @@ def _epoch(fabric, task, fit, optimizers, average, cfg, epoch:int, seed:int)->di
     for b,index in enumerate(batches):
         step = epoch*len(batches) + b
         for opt in optimizers:
-            for group in opt.param_groups: group['lr'] = learning_rate(step, len(batches), cfg)
+            for group in opt.param_groups: group['lr'] = learning_rate(step, len(batches), cfg)*group.get('share', 1.)
         own, task.share = own_part(index, fabric.global_rank, fabric.world_size)
         parts = task.step(fabric, task.rows(own), optimizers, cfg)
         for k,v in parts.items(): totals[k] = totals.get(k, 0.) + v.detach()*(task.share*len(index)/len(fit))
