@@ -13,7 +13,6 @@ __all__ = ['PARTS', 'DPConfig', 'noise_source', 'add_noise', 'composed_epsilon',
 # %% ../nbs/42_dp.ipynb #dpimports
 import copy
 import dataclasses
-import functools
 import hashlib
 import math
 import secrets
@@ -39,7 +38,7 @@ from .models.temporal_vae import TemporalVAE
 from .schema import Feature, Schema
 from .synthesizer import (Synthesizer, _write_model, asked_outcomes, load_sampler, load_static_vae, load_temporal_vae,
                                    static_posterior, temporal_posterior)
-from .transform import CohortTransform, resting_codes
+from .transform import CohortTransform
 
 # %% ../nbs/42_dp.ipynb #dpconfig
 PARTS = ('transform', 'static_vae', 'temporal_vae', 'sampler')
@@ -61,10 +60,12 @@ class DPConfig:
     secret_noise:bool = True # noise from the operating system; False: from the seed, reproducible and so not private
 
     def __post_init__(self):
-        if self.epsilon and not (self.epsilon > 0 and 0 < self.delta < 1): raise ConfigError(f'dp.epsilon={self.epsilon} and dp.delta={self.delta} are no privacy budget')
+        if self.epsilon and not (self.epsilon > 0 and 0 < self.delta < 1):
+            raise ConfigError(f'dp.epsilon={self.epsilon} and dp.delta={self.delta} are no privacy budget')
         if len(self.shares) != 4 or min(self.shares) <= 0 or not math.isclose(sum(self.shares), 1):
             raise ConfigError(f'dp.shares={list(self.shares)}: four positive shares that sum to 1, one for each of {PARTS}')
-        if len(self.steps) != 3 or min(self.steps) < 1: raise ConfigError(f'dp.steps={list(self.steps)}: three numbers of steps, one for each of {PARTS[1:]}')
+        if len(self.steps) != 3 or min(self.steps) < 1:
+            raise ConfigError(f'dp.steps={list(self.steps)}: three numbers of steps, one for each of {PARTS[1:]}')
         if not 0 < self.sample_rate <= 1: raise ConfigError(f'dp.sample_rate={self.sample_rate} must lie in 0..1')
 
 # %% ../nbs/42_dp.ipynb #dpgauss_code
@@ -85,13 +86,12 @@ def add_noise(
 def composed_epsilon(
     history, # (noise multiplier, sampling rate, steps) of every release
     delta:float,
-    orders=None, # all that Opacus knows; fewer give a larger epsilon, sooner
 )->float:
     "The epsilon of all releases together."
     from opacus.accountants import RDPAccountant
     accountant = RDPAccountant()
     accountant.history = list(history)
-    return accountant.get_epsilon(delta, alphas=orders)
+    return accountant.get_epsilon(delta)
 
 # %% ../nbs/42_dp.ipynb #dpplan_code
 def _least_noise(q:float, steps:int, order:float, budget:float)->float:
@@ -103,29 +103,23 @@ def _least_noise(q:float, steps:int, order:float, budget:float)->float:
         low, high = (low, mid) if compute_rdp(q=q, noise_multiplier=math.exp(mid), steps=steps, orders=float(order)) <= budget else (mid, high)
     return math.exp(high)
 
-@functools.lru_cache(maxsize=32)
 def noise_plan(
     epsilon:float,
     delta:float,
-    shares:tuple, # of the budget
-    releases:tuple, # (sampling rate, steps) per share
+    shares, # of the budget
+    releases, # (sampling rate, steps) of each share
 )->tuple[float, ...]: # noise multipliers
-    "Noise for each part, so that all of them together spend `epsilon`."
+    "Noise for each part, so that all of them together spend at most `epsilon`."
     from opacus.accountants import RDPAccountant
     a = np.array(RDPAccountant.DEFAULT_ALPHAS)
     left = epsilon + (np.log(delta) + np.log(a))/(a - 1) - np.log((a - 1)/a)
-    if (left <= 0).all(): raise ConfigError(f'dp.epsilon={epsilon} cannot be accounted for at dp.delta={delta}. Ask for more, at least {epsilon - left.max():.2g}.')
+    if (left <= 0).all():
+        raise ConfigError(f'dp.epsilon={epsilon} cannot be accounted for at dp.delta={delta}. Ask for more, at least {epsilon - left.max():.2g}.')
     k = np.argmax(left/a)
-    sigma = np.array([_least_noise(q, n, a[k], s*left[k]) for s,(q,n) in zip(shares, releases)])
-    low, high, few = 0.2, 1., list(a[k % 5::5])
-    for _ in range(12):
-        mid = (low + high)/2
-        spent = composed_epsilon([(mid*s, q, n) for s,(q,n) in zip(sigma, releases)], delta, few)
-        low, high = (low, mid) if spent <= epsilon else (mid, high)
-    return tuple(float(high*s) for s in sigma)
+    return tuple(_least_noise(q, n, a[k], s*left[k]) for s,(q,n) in zip(shares, releases))
 
 # %% ../nbs/42_dp.ipynb #dppeople_code
-def people_of(subject_id)->tuple[Tensor, int]: # (n,) person of each stay, P
+def people_of(subject_id)->tuple[Tensor, int]: # (n,) person of each stay, and P
     "Number the people."
     names, person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)
     return torch.as_tensor(person), len(names)
@@ -178,14 +172,16 @@ def _public(f:Feature, ranges:dict)->Feature:
     if f.kind != 'numerical': return f
     if f.name in ranges: return dataclasses.replace(f, **dict(zip(('low', 'high', 'precision'), ranges[f.name])))
     lost = [k for k in ('low', 'high', 'precision') if getattr(f, k) is None]
-    if lost: raise SynkError(f"{f.name} has no public {' and '.join(lost)}, and none may be read from the data. Declare it: dp.public_ranges=['{f.name}:low:high:step'].")
+    if lost: raise SynkError(f"{f.name} has no public {' and '.join(lost)}, and none may be read from the data. "
+                             f"Declare it: dp.public_ranges=['{f.name}:low:high:step'].")
     return f
 
 def declared(c:Cohort, dp:DPConfig)->Cohort:
     "The cohort with public ranges only, its values inside them."
     s = c.schema
     if s.origin != 'simulated' and not dp.public_schema:
-        raise SynkError(f'the variables and levels of this {s.origin} source may have been chosen by looking at its people. If they were not, say so: dp.public_schema=true.')
+        raise SynkError(f'the variables and levels of this {s.origin} source may have been chosen by looking at its people. '
+                        'If they were not, say so: dp.public_schema=true.')
     ranges = _declared_ranges(dp, s)
     schema = dataclasses.replace(s, **{p: tuple(_public(f, ranges) for f in getattr(s, p)) for p in ('static', 'values')})
     if not ranges: return dataclasses.replace(c, schema=schema)
@@ -229,7 +225,7 @@ def noisy_tree(
     for level in range(1, levels + 1):
         count = add_noise(fine.view(D, 2**level, -1).sum(-1), math.sqrt(D), sigma, g).clamp_min(0).view(D, -1, 2)
         both = count.sum(-1)
-        alive = alive & (both > 4*std) # fewer people than noise: no further
+        alive = alive & (both > 2*std) # fewer people than noise: no further
         half = torch.where(alive[..., None], count/both.clamp_min(1e-9)[..., None], 0.5)
         p, alive = (p[..., None]*half).flatten(1), alive.repeat_interleave(2, 1)
     return p
@@ -307,6 +303,7 @@ def read_ledgers(folders)->tuple[list[dict], list[str]]: # ledgers, faults
         if not (f/'privacy.json').exists(): faults.append(f'{f.name} has no record, so it was fitted without differential privacy')
         elif (entry := read_json(f/'privacy.json'))['made'] != made_in(f): faults.append(f'{f.name} is not the model that its record describes')
         else: ledgers[entry['made']] = entry
+        faults += [f'{f.name}/{p.parent.name} has no record' for p in sorted(f.glob('*/model')) if not (p.parent/'privacy.json').exists()]
     return list(ledgers.values()), faults
 
 def _faults(ledgers:list[dict])->list[str]:
@@ -337,17 +334,15 @@ def privacy_statement(
     return statement(*read_ledgers(folders))
 
 # %% ../nbs/42_dp.ipynb #dptransform_code
-def releases_of(cfg, kind:str)->tuple[tuple[float, int], ...]:
-    "Sampling rate and number of releases of each part."
-    dp = cfg.dp
+def releases_of(dp:DPConfig, kind:str)->tuple[tuple[float, int], ...]:
+    "Sampling rate and number of releases of each part, with a sampler of this kind."
     last = (1., 1) if kind == 'gaussian_mixture' else (dp.sample_rate, dp.steps[2])
     return ((1., dp.levels + 1), *((dp.sample_rate, k) for k in dp.steps[:2]), last)
 
-def noise_for(cfg, part:str)->float:
-    "Noise multiplier of a part; the configured sampler decides how the budget is divided."
-    dp = cfg.dp
+def noise_for(dp:DPConfig, part:str, kind:str='')->float:
+    "Noise multiplier of a part; `kind` of the sampler."
     if dp.epsilon <= 0: raise ConfigError('dp.epsilon is 0, so there is no budget to fit with')
-    return noise_plan(dp.epsilon, dp.delta, tuple(dp.shares), releases_of(cfg, cfg.model.sampler))[PARTS.index(part)]
+    return noise_plan(dp.epsilon, dp.delta, dp.shares, releases_of(dp, kind))[PARTS.index(part)]
 
 def _key(seed:int, *sections)->str:
     "Digest of what a private stage depends on, except for the people."
@@ -375,7 +370,7 @@ def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
     train, dp, key = declared(train, cfg.dp), cfg.dp, _key(seed, cfg.transform, cfg.dp)
     if (people := people_of(train.subject_id)[1])*dp.delta >= 1: raise ConfigError(f'dp.delta={dp.delta} is not below one over the number of people, {people}')
     if not _finished(folder, key, train):
-        sigma, s, blocks = noise_for(cfg, 'transform'), train.schema, stay_rates(train.take([0]))[1]
+        sigma, s, blocks = noise_for(dp, 'transform'), train.schema, stay_rates(train.take([0]))[1]
         made = private_standin(train, dp, sigma, noise_source(dp, seed, 'transform'))
         releases = [_release('rates', sigma, 1., 1, math.sqrt(blocks)),
                     _release('histograms', sigma, 1., dp.levels, math.sqrt(len(s.values) + len(s.static_of_kind('numerical'))))]
@@ -388,7 +383,8 @@ def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
 
 def _stand_in(transform:CohortTransform)->dict[str, Tensor]:
     "The encoded stand-in of a private transform."
-    if not hasattr(transform, 'standin'): raise SynkError('the transform was fitted or loaded without differential privacy. Use fit_transform and load_transform of synkmimic.dp.')
+    if not hasattr(transform, 'standin'):
+        raise SynkError('the transform was fitted or loaded without differential privacy. Use fit_transform and load_transform of synkmimic.dp.')
     return transform.encode(transform.standin)
 
 # %% ../nbs/42_dp.ipynb #dpsgd_grad
@@ -462,7 +458,8 @@ def fit_privately(
         sgd.step()
         after(k)
         _averaged(kept, average, cfg.ema, k)
-        if (k + 1) % max(1, steps//5) == 0: progress(f'{name}: private step {k + 1}/{steps}, about {(time.monotonic() - began)/(k + 1)*(steps - k - 1):.0f} s left')
+        if (k + 1) % max(1, steps//5) == 0:
+            progress(f'{name}: private step {k + 1}/{steps}, about {(time.monotonic() - began)/(k + 1)*(steps - k - 1):.0f} s left')
     for k,b in sgd.model.named_buffers():
         if not torch.equal(b.nan_to_num(), held[k].nan_to_num()): raise SynkError(f'{name}: training changed the buffer {k}, which no noise protects')
     return average.eval()
@@ -474,7 +471,8 @@ def _vae_loss(model:nn.Module, batch:dict[str, Tensor])->Tensor:
 
 def _fit_vae(model, data, train:Cohort, part:str, cfg, seed:int, folder, key:str, needs, progress, **meta)->None:
     "Train, write and record one VAE."
-    options, dp, sigma, steps = getattr(cfg.train, part), cfg.dp, noise_for(cfg, part), cfg.dp.steps[PARTS.index(part) - 1]
+    options, dp = getattr(cfg.train, part), cfg.dp
+    sigma, steps = noise_for(dp, part), dp.steps[PARTS.index(part) - 1]
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     sgd = PersonSGD(model, _vae_loss, data, train.subject_id, optimizer, sigma, dp, noise_source(dp, seed, part))
     weights = fit_privately(sgd, steps, options, part, progress).state_dict()
@@ -500,7 +498,7 @@ def fit_temporal_vae(train:Cohort, transform:CohortTransform, static_vae:StaticV
         data |= static_posterior(static_vae, data)
         torch.manual_seed(torch_seed(seed, 'temporal_vae', 'weights'))
         static_dim = static_vae.cfg.latent_dim
-        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(begin, resting_codes(transform.values, cfg.transform.atom_share))
+        model = TemporalVAE(cfg.model.temporal_vae, train.schema, static_dim).start(begin)
         needs = [transform.made, weights_digest(static_vae.state_dict())]
         _fit_vae(model, data, train, 'temporal_vae', cfg, seed, folder, key, needs, progress, static_dim=static_dim)
     return load_temporal_vae(folder)
@@ -542,6 +540,7 @@ def _gan_weights(data, train, transform, cfg, seed, sigma, progress)->dict[str, 
         own.step()
     return fit_privately(sgd, cfg.dp.steps[2], cfg.train.latent_gan, 'latent_gan', progress, kept=gen, after=teach).state_dict()
 
+# %% ../nbs/42_dp.ipynb #dpsampler_fit
 def private_latents(train:Cohort, transform, static_vae, temporal_vae)->dict[str, Tensor]:
     "Posteriors `mu`, `logvar` (n,L) with `outcome`, on the scale of the prior; they stay in memory."
     data = transform.encode(train)
@@ -557,11 +556,13 @@ def fit_sampler(train:Cohort, transform, static_vae, temporal_vae, cfg, seed:int
     needs = [transform.made, *(weights_digest(m.state_dict()) for m in (static_vae, temporal_vae))]
     key = _key(seed, cfg.transform, dp, getattr(cfg.model, kind), *([cfg.train.latent_gan] if kind == 'latent_gan' else [])) + digest(needs)
     if not _finished(folder, key, train):
-        sigma, data = noise_for(cfg, 'sampler'), private_latents(train, transform, static_vae, temporal_vae)
+        sigma, data = noise_for(dp, 'sampler', kind), private_latents(train, transform, static_vae, temporal_vae)
         if kind == 'latent_gan':
-            weights, release = _gan_weights(data, train, transform, cfg, seed, sigma, progress), _release('critic gradients', sigma, dp.sample_rate, dp.steps[2], dp.max_grad_norm)
+            weights = _gan_weights(data, train, transform, cfg, seed, sigma, progress)
+            release = _release('critic gradients', sigma, dp.sample_rate, dp.steps[2], dp.max_grad_norm)
         else:
-            weights, release = noisy_gaussian(**data, subject_id=train.subject_id, n_classes=n, sigma=sigma, g=noise_source(dp, seed, kind)), _release('moments', sigma, 1., 1, math.sqrt(3))
+            weights = noisy_gaussian(**data, subject_id=train.subject_id, n_classes=n, sigma=sigma, g=noise_source(dp, seed, kind))
+            release = _release('moments', sigma, 1., 1, math.sqrt(3))
         scale = LatentScale(torch.zeros(data['mu'].shape[1]), torch.ones(data['mu'].shape[1]))
         weights = weights | {'scale.mean': scale.mean, 'scale.std': scale.std}
         write_ledger(folder, 'sampler', kind, key, weights_digest(weights), needs, dp, [release])
@@ -584,13 +585,15 @@ class DPSynthesizer(Synthesizer):
         self.static_vae_ = fit_static_vae(train, self.transform_, *rest, f/'static_vae', progress)
         self.temporal_vae_ = fit_temporal_vae(train, self.transform_, self.static_vae_, *rest, f/'temporal_vae', progress)
         self.scale_, self.sampler_ = fit_sampler(train, self.transform_, self.static_vae_, self.temporal_vae_, *rest, f/kind, progress)
+        self.critic_ = None # a critic of finished stays would be one more look at the people
         self.ledgers_, self.faults_ = read_ledgers(f/k for k in ('transform', 'static_vae', 'temporal_vae', kind))
         return self
 
     @property
     def privacy_(self)->dict:
         "What may be said of this generator; an error where it is not differentially private."
-        return statement(self.ledgers_, self.faults_)
+        critic = ['the record critic was fitted without differential privacy'] if getattr(self, 'critic_', None) is not None else []
+        return statement(self.ledgers_, [*self.faults_, *critic])
 
     @classmethod
     def from_stages(cls, *folders):

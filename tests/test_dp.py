@@ -253,6 +253,16 @@ def test_a_record_cannot_be_laid_beside_another_model_or_changed(run, tmp_path):
     with pytest.raises(SynkError, match='static_vae is not the model'): privacy_statement(*where)
 
 
+def test_a_critic_without_a_record_is_named(run, tmp_path):
+    folder, _ = run
+    for p in PARTS: shutil.copytree(folder/p, tmp_path/p)
+    shutil.copytree(folder/'static_vae'/'model', tmp_path/PARTS[3]/'critic'/'model') # any further model inside a stage
+    with pytest.raises(SynkError, match='gaussian_mixture/critic has no record'): privacy_statement(*(tmp_path/p for p in PARTS))
+    model = DPSynthesizer.from_stages(*(folder/p for p in PARTS))
+    model.critic_ = nn.Linear(1, 1)
+    with pytest.raises(SynkError, match='critic was fitted without'): _ = model.privacy_
+
+
 def test_a_part_trained_on_another_part_is_refused(run, ward, tmp_path):
     folder, model = run
     tf = dp.load_transform(folder/'transform')
