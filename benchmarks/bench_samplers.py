@@ -23,7 +23,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import nn
 
 from synkmimic.models.flow_matching import FlowMatching, FlowMatchingConfig
@@ -127,7 +127,7 @@ def fitted(kind:str, data:dict, n_classes:int, epochs:int, batch:int, seed:int):
 def told_apart(model, a, b)->float:
     "Cross-validated AUROC of a classifier between two sets of latents."
     x, label = torch.cat([a, b]).numpy(), np.repeat([0, 1], [len(a), len(b)])
-    return roc_auc_score(label, cross_val_predict(model, x, label, cv=2, method='predict_proba')[:, 1])
+    return roc_auc_score(label, cross_val_predict(model, x, label, cv=StratifiedKFold(2, shuffle=True, random_state=0), method='predict_proba')[:, 1])
 
 
 def scores(sample, held:dict, n_classes:int)->dict[str, float]:

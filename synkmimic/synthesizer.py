@@ -430,7 +430,7 @@ def draw_stays(stages:Stages, y:Tensor, g:torch.Generator, row:Tensor|None=None,
     z, z_static = record.pop('z'), record.pop('z_static')
     return record | stages.temporal_vae_.sample(record, z, z_static, stages.transform_, g)
 
-# %% ../nbs/41_synthesizer.ipynb #f8fe2386
+# %% ../nbs/41_synthesizer.ipynb #8f0556a1
 class _CriticTask(Task):
     "The record critic: real against generated features."
     name = 'record_critic'
@@ -467,10 +467,11 @@ def _fakes(stages:Stages, n:int, seed:int)->Tensor: # (n,P)
               for k,b in enumerate(y.split(4096))]
     return torch.cat(blocks)
 
-def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, folder, progress=print, basis:str='')->RecordCritic|None:
-    "Stage 4: the critic of this generator; None when one candidate is drawn. `basis` is the key of the sampler it judges."
+def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, sampler, progress=print)->RecordCritic|None:
+    "Stage 4: the critic of the generator whose latent sampler lies in the folder `sampler`; None when one candidate is drawn."
     if cfg.model.record_critic.candidates < 2: return None
-    key = digest([basis or _sampler_key(train, cfg, seed, cfg.model.sampler), *map(dataclasses.asdict, (cfg.model.record_critic, cfg.train.record_critic))])
+    folder, judged = Path(sampler)/'critic', read_json(Path(sampler)/'model'/'model.json')['key']
+    key = digest([judged, *map(dataclasses.asdict, (cfg.model.record_critic, cfg.train.record_critic))])
     if not _finished(folder, key):
         real = stay_features(stages.transform_.encode(train), train.schema)
         fit, judge = people_split(train.subject_id, cfg.train.record_critic.validation, torch_seed(seed, 'validation'))
@@ -480,7 +481,7 @@ def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, folder, progress=prin
         _write_critic(folder, fit_task(task, dict(x=real), fit, cfg.train.record_critic, folder, seed, key, progress), key)
     return load_critic(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #e1972e65
+# %% ../nbs/41_synthesizer.ipynb #db3864f0
 class Synthesizer(Stages):
     "The three models as one generator of cohorts."
     def __init__(self,
@@ -496,6 +497,8 @@ class Synthesizer(Stages):
         progress=print,
     )->'Synthesizer':
         "Train all stages in order."
+        if type(self) is Synthesizer and getattr(getattr(self.cfg, 'dp', None), 'epsilon', 0):
+            raise SynkError('dp.epsilon is set: a private model is made by synkmimic.dp.DPSynthesizer, which accounts for every part')
         if folder is None:
             with tempfile.TemporaryDirectory() as tmp: return self.fit(train, tmp, progress)
         f, rest, kind = Path(folder), (self.cfg, self.seed), self.cfg.model.sampler
@@ -503,7 +506,7 @@ class Synthesizer(Stages):
         self.static_vae_ = fit_static_vae(train, self.transform_, *rest, f/'static_vae', progress)
         self.temporal_vae_ = fit_temporal_vae(train, self.transform_, self.static_vae_, *rest, f/'temporal_vae', progress)
         self.scale_, self.sampler_ = fit_sampler(train, self.transform_, self.static_vae_, self.temporal_vae_, *rest, f/kind, progress)
-        self.critic_ = fit_critic(train, self, *rest, f/kind/'critic', progress)
+        self.critic_ = fit_critic(train, self, *rest, f/kind, progress)
         return self
 
     @torch.no_grad()

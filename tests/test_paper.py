@@ -197,7 +197,7 @@ def known_scores(folder, shift):
     "Scores of a run in which the GAN is better than the mixture in three metrics and worse in one, and flow matching is not to be told from it."
     better = dict(latent_gan=(.05, .55, .80, .05), gaussian_mixture=(.10, .65, .75, .02), flow_matching=(.10 + shift, .65, .75, .02), posterior=(.03, .51, .82, .02), real=(.03, .50, .83, .02))
     what = dict(ks=('fidelity', 'all', '', 'lower'), c2st_auc_raw=('fidelity', 'all', '', 'half'), auroc=('utility', 'boosting', 'TSTR', 'higher'), acf_gap=('fidelity', 'all', '', 'lower'))
-    rows = [dict(arm=arm, metric=m, pillar=p, feature=f, group='TRTR' if (arm, g) == ('real', 'TSTR') else g, direction=d, value=v + shift/10, low=v - .01, high=v + .01)
+    rows = [dict(arm=arm, metric=m, pillar=p, feature=f, group='TRTR' if (arm, g) == ('real', 'TSTR') else g, direction=d, value=v + shift/10, low=v + shift/10 - .01, high=v + shift/10 + .01)
             for arm,values in better.items() for (m,(p,f,g,d)),v in zip(what.items(), values)]
     rows.append(dict(arm='real', metric='membership_auc', pillar='privacy', feature='best', group='', direction='half', value=.5, low=.48, high=.52))
     frame = pd.DataFrame(rows)

@@ -37,23 +37,23 @@ class GaussianMixtureConfig:
     "Options of the Gaussian-mixture sampler."
     components:int = 8 # the largest number of components that is tried, K
     regularisation:float = 1e-3 # added to the diagonal of each covariance
-    draws:int = 2 # posterior draws per stay that the mixture is fitted to
+    draws:int = 4 # posterior draws per stay that the mixture is fitted to
 
 def _mixture(x:Tensor, k:int, cfg:GaussianMixtureConfig, seed:int)->GaussianMixture: # (n,L)
     "A fitted mixture of `k` components."
     return GaussianMixture(k, reg_covar=cfg.regularisation, random_state=seed % 2**32, max_iter=200).fit(x.double().numpy())
 
-def best_components(x:Tensor, cfg:GaussianMixtureConfig=GaussianMixtureConfig(), seed:int=0)->int: # one centred latent per stay (n,L)
-    "The smallest number of components that no larger one beats by two standard errors, on a fifth of the stays."
-    sizes = [2**j for j in range(16) if 2**j <= max(1, min(cfg.components, len(x)//(4*x.shape[1])))]
-    if len(sizes) == 1: return 1
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    held, fit = order.tensor_split([len(x)//5])
-    scores, best = [torch.as_tensor(_mixture(x[fit], k, cfg, seed).score_samples(x[held].double().numpy())) for k in sizes], 0
-    for j in range(1, len(sizes)):
-        gain = scores[j] - scores[best]
-        if gain.mean() > 2*gain.std()/len(gain)**0.5: best = j
-    return sizes[best]
+def best_components(x:Tensor, cfg:GaussianMixtureConfig=GaussianMixtureConfig(), seed:int=0)->int: # centred draws of each stay (draws,n,L)
+    "The number of components up to which each doubling makes a fifth of the stays more likely, by two standard errors."
+    n, L = x.shape[1:]
+    held, fit = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tensor_split([n//5])
+    sizes = [2**j for j in range(16) if 2**j <= max(1, min(cfg.components, n//(4*L)))] # several stays per dimension for each covariance
+    best, score = 1, None
+    for k in sizes if len(sizes) > 1 else []:
+        new = torch.as_tensor(_mixture(x[:, fit].flatten(0, 1), k, cfg, seed).score_samples(x[0, held].double().numpy()))
+        if score is not None and (new - score).mean() <= 2*(new - score).std()/len(held)**0.5: break
+        best, score = k, new
+    return best
 
 # %% ../../nbs/34_models.samplers.ipynb #d2da4d02
 class GaussianMixtureSampler:
@@ -71,7 +71,7 @@ class GaussianMixtureSampler:
         count, prior = own.sum(0)[:, None], 5*cfg.draws
         centre = (own.T @ z + prior*z.mean(0))/(count + prior)
         rest = z - centre[own.argmax(1)]
-        k = best_components(rest[:len(mu)], cfg, seed)
+        k = best_components(rest.view(cfg.draws, *mu.shape), cfg, seed)
         gm = _mixture(rest, k, cfg, seed)
         r = torch.as_tensor(gm.predict_proba(rest.double().numpy())).float()
         root = torch.linalg.cholesky(torch.as_tensor(gm.covariances_)).float()
