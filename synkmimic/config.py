@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .core import ConfigError, nearest
 
-# %% ../nbs/05_config.ipynb #6373a552
+# %% ../nbs/05_config.ipynb #d923f147
 def _owner(place:str)->Any: # a dataclass field
     "A section that is described elsewhere, written `module:Class`."
     return field(default=None, metadata=dict(owner=place))
@@ -33,7 +33,7 @@ class PaperConfig:
     "Options of the paper run that no model owns."
     holdout:float = 0.5 # share of people that no fit ever sees
     synthetic:int = 0 # synthetic stays per sampler; 0: as many as training stays
-    samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture') # each gives one synthetic cohort
+    samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture', 'flow_matching', 'latent_gan_plain') # a synthetic cohort each; _plain: no record critic
     controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail
 
 @dataclass(frozen=True)
