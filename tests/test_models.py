@@ -277,3 +277,42 @@ def test_another_schema_is_refused(model):
 
 def test_static_vae_needs_no_more_than_the_schema():
     assert StaticVAE(StaticVAEConfig(), toy_cohort(5).schema).decoder.n_flags == 2
+
+
+# ---- what is asked for is delivered ----------------------------------------------------------------------------------------------
+
+def test_a_composition_is_delivered_level_by_level(model):
+    rows = [(s, band, y) for s in ('F', 'M') for band in ((15, 60), (60, 100)) for y in ('survived', 'icu_death')]
+    shares = np.array([0.2, 0.05, 0.15, 0.1, 0.2, 0.05, 0.15, 0.1])
+    table = pd.DataFrame([dict(sex=s, age=band, outcome=y, share=k) for (s, band, y),k in zip(rows, shares)])
+    c = model.sample(200, seed=4, composition=table)
+    for (s, (low, high), y),k in zip(rows, shares):
+        hit = (c.static.sex == s) & c.static.age.between(low, high) & (c.outcome == c.schema.outcomes.index(y))
+        edge = int((c.static.age == 60).sum()) # sixty belongs to both bands
+        assert abs(int(hit.sum()) - round(200*k)) <= edge, (s, low, high, y)
+    for k,name in enumerate(c.schema.outcomes): assert (c.outcome == k).sum() == {'survived': 140, 'icu_death': 60}.get(name, 0)
+
+
+def test_no_latent_dimension_is_spent_for_nothing(ward, model):
+    data = model.transform_.encode(ward)
+    data |= dict(zip(('zs_mu', 'zs_logvar'), (t.detach() for t in model.static_vae_.encoder(data))))
+    with torch.no_grad(): mu, logvar = model.temporal_vae_.encoder(data, data['zs_mu'])
+    kl = 0.5*(mu**2 + logvar.exp() - 1 - logvar).mean(0)
+    assert (kl > 0.01).sum() >= len(kl)//2 and kl.sum() > 0.5, kl
+
+
+def test_the_record_critic_keeps_what_looks_real(ward, tmp_path):
+    made = Synthesizer(small(static=20, temporal=6, candidates=4)).fit(ward, tmp_path/'m', progress=lambda s: None)
+    assert (tmp_path/'m'/'gaussian_mixture'/'critic'/'model').exists()
+    plain, kept = made.sample(600, seed=1, candidates=1), made.sample(600, seed=1)
+    gap = lambda c: np.abs(prevalences(c) - prevalences(ward)).mean()
+    assert gap(kept) < gap(plain) and np.bincount(kept.outcome, minlength=3).tolist() == np.bincount(plain.outcome, minlength=3).tolist()
+    made.save(tmp_path/'s')
+    assert Synthesizer.load(tmp_path/'s').sample(20, seed=2).fingerprint() == made.sample(20, seed=2).fingerprint()
+
+
+def test_every_latent_sampler_fits_and_draws(ward):
+    for kind in ('latent_gan', 'gaussian_mixture', 'flow_matching'):
+        c = Synthesizer(small(kind, static=2, temporal=1, gan=2)).fit(ward.take(range(60)), progress=lambda s: None).sample(12)
+        assert len(c) == 12
+    with pytest.raises(SynkError, match='no latent sampler'): Synthesizer(small('flow_machine', static=1, temporal=1)).fit(ward.take(range(60)), progress=lambda s: None)
