@@ -130,10 +130,16 @@ class Categorical(nn.Module):
             onehot.scatter_(1, a + x[-1], 1.)
         return torch.cat(x, 1)
 
-# %% ../../nbs/30_models.heads.ipynb #2ad999e5
+# %% ../../nbs/30_models.heads.ipynb #1ac097a8
+def _logit_normal(x:Tensor)->Tensor:
+    "Log-odds of the standard normal distribution function, nearly; a straight line beyond 8."
+    c = x.clamp(-8, 8)
+    return 1.5976*x + 0.070566*c**3 + 0.070566*3*64*(x - c)
+
 def log_cell(low:Tensor, high:Tensor)->Tensor:
-    "log(sigmoid(`high`) - sigmoid(`low`)) for low < high."
-    return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-(high - low).clamp_min(1e-6)))
+    "log(Phi(`high`) - Phi(`low`)) for low < high."
+    a, b = _logit_normal(low), _logit_normal(high)
+    return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-(b - a).clamp_min(1e-6)))
 
 # %% ../../nbs/30_models.heads.ipynb #d32eca55
 _AGES = (1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 8.5, 12.5, 24.5) # upper ends of the bins, hours
@@ -146,7 +152,7 @@ def age_bin(recency:Tensor)->Tensor:
 N_AGES = len(_AGES) + 2
 PAST = ('last', 'ewma', 'mean', 'swing', 'recency', 'rhythm') # what a number reads of its variable's past
 
-# %% ../../nbs/30_models.heads.ipynb #fe712134
+# %% ../../nbs/30_models.heads.ipynb #2e3bb2fb
 class NumberDensity(Chain):
     "Parameters of D numbers: each knows the past of its own variable and the numbers before it in the same hour."
     def __init__(self, hidden:int, dim:int, width:int=96, free:int=96, components:int=3):
@@ -154,7 +160,7 @@ class NumberDensity(Chain):
         K = self.components = components
         self.out = nn.Parameter(torch.randn(dim, 3*K + 4, self.width)*0.2/math.sqrt(self.width))
         bias = torch.zeros(3*K + 4) # weights, shifts, scales; gates of last, ewma and mean; repeating
-        bias[K:2*K], bias[2*K:3*K], bias[-1] = torch.linspace(-0.8, 0.8, K) if K > 1 else 0., torch.linspace(-1.5, 0., K), -1.
+        bias[K:2*K], bias[2*K:3*K], bias[-1] = torch.linspace(-0.8, 0.8, K) if K > 1 else 0., torch.linspace(-1., 0.5, K), -1.
         self.bias = nn.Parameter(bias.repeat(dim, 1))
         shared = torch.zeros(N_AGES, 8) # gates of last, ewma and mean; scale; repeating; size of the shifts; effect of the swing, and of none known
         shared[1:, :4], shared[1:, 6] = torch.tensor([0.4, 0.3, 0.2, -0.8]), 0.3
@@ -176,7 +182,7 @@ class NumberDensity(Chain):
         restless = torch.where(past['rhythm'] > 0, t[:, 6]*past['swing'], t[:, 7])
         return o[:, :K].log_softmax(-1), mu, F.softplus(o[:, 2*K:3*K] + (t[:, 3] + restless)[:, None]) + 0.02, torch.where(seen, o[:, -1] + t[:, 4], -30.)
 
-# %% ../../nbs/30_models.heads.ipynb #e4f44f52
+# %% ../../nbs/30_models.heads.ipynb #86dc8408
 class NumberChain(NumberDensity):
     "Likelihood and draws of D numbers, one after another."
     def nll(self, h:Tensor, cell:dict[str, Tensor], past:dict[str, Tensor], mask:Tensor)->Tensor: # (N,H) (N,D).. (N,D) -> (N,)
@@ -205,7 +211,7 @@ class NumberChain(NumberDensity):
             o = (self.out[d, :, :len(s)] @ (s if len(n) == len(h) else s[:, n])).T + self.bias[d]
             weight, mu, scale, repeat = self.mixture(o, torch.full_like(n, d), own)
             k = (weight - (-uniform(*weight.shape).log()).log()).argmax(-1, keepdim=True) # Gumbel: a draw by the weights
-            z = mu.gather(1, k)[:, 0] + scale.gather(1, k)[:, 0]*uniform(len(n)).logit()
+            z = mu.gather(1, k)[:, 0] + scale.gather(1, k)[:, 0]*torch.randn(len(n), generator=generator, device=h.device)
             z = torch.where(uniform(len(n)) < repeat.sigmoid(), own['last'], z if snap is None else snap(z, d))
             x[0, d, n], x[1, d, n] = z, torch.where(own['recency'] > 0, z - own['last'], 0.)
         return x[0].T.contiguous()

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from .heads import BinaryChain, Categorical, NumberChain, PAST
 from ..schema import Schema
 
-# %% ../../nbs/31_models.static_vae.ipynb #1f974a99
+# %% ../../nbs/31_models.static_vae.ipynb #8819155b
 @dataclass(frozen=True)
 class StaticVAEConfig:
     "Sizes and weights of the static VAE."
     hidden_dim:int = 64 # units of each hidden layer
     latent_dim:int = 32 # Z
     chain_dim:int = 64 # units through which flags, and numbers, know those before them
-    components:int = 3 # logistic components of a number
+    components:int = 3 # normal components of a number
     beta:float = 0.5 # weight of the KL term
     free_bits:float = 0.02 # nats per latent dimension that cost nothing, against collapse
     dropout:float = 0.1

@@ -18,7 +18,7 @@ from .static_vae import kl_above, kl_normal, record_size, record_vector, reparam
 from ..schema import Schema
 from ..transform import Past
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #2d5eafba
+# %% ../../nbs/32_models.temporal_vae.ipynb #8e257934
 @dataclass(frozen=True)
 class TemporalVAEConfig:
     "Sizes and weights of the temporal VAE."
@@ -27,10 +27,10 @@ class TemporalVAEConfig:
     embed_dim:int = 128 # width of each hour's input
     binary_dim:int = 128 # units through which an hour's masks and flags know each other
     number_dim:int = 160 # units through which its numbers do
-    components:int = 3 # logistic components of a number
-    beta:float = 0.3 # weight of the KL term
+    components:int = 3 # normal components of a number
+    beta:float = 0.2 # weight of the KL term
     free_bits:float = 0.05 # nats per latent dimension that cost nothing, against collapse
-    dropout:float = 0.3 # on the static record and between decoder and heads
+    dropout:float = 0.2 # on the static record and between decoder and heads
 
 # %% ../../nbs/32_models.temporal_vae.ipynb #f1712d1b
 def state_onehot(states:Tensor, levels)->Tensor: # (...,C) codes, -1 not charted -> (..., sum(levels)+C)
@@ -92,7 +92,7 @@ class Hazard(nn.Module):
         due = self.shared[place] + self.age[torch.arange(len(self.habit), device=binary.device), place]
         return F.pad(due + self.habit*past['share'], (0, self.n_flags)) + self.before(binary)
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #4444ca00
+# %% ../../nbs/32_models.temporal_vae.ipynb #2c88688f
 class Decoder(nn.Module):
     "Hour by hour likelihood of a stay."
     def __init__(self, cfg:TemporalVAEConfig, schema:Schema, static_dim:int):
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         self.chart = nn.Linear(7*self.n_values + self.n_flags + 2*n_states + 3, e)
         self.hour = nn.Embedding(schema.hours, e)
         self.lstm = nn.LSTM(e, h, batch_first=True)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout, self.direct = nn.Dropout(cfg.dropout), nn.Linear(e, h)
         self.after_states, self.after_binary = nn.Linear(n_states, h), nn.Linear(self.n_values + self.n_flags, h)
         self.states = Categorical(h, [n + 1 for n in self.levels])
         self.hazard = Hazard(self.n_values, self.n_flags)
@@ -124,11 +124,11 @@ class Decoder(nn.Module):
         return self.context(torch.cat([z, z_static, y], -1)) + self.record(record)
 
     def hidden(self, stay:Tensor, chart:Tensor, hour:Tensor, state=None)->tuple[Tensor, tuple]: # (B,e) (B,t,.) (t,) -> (B,t,H)
-        "Run the LSTM over one or many hours."
-        x = F.silu(stay[:, None] + self.chart(chart) + self.hour(hour))
-        return self.lstm(x, state)
+        "Run the LSTM over one or many hours; what does not change also reaches the heads directly."
+        hs, state = self.lstm(F.silu(stay[:, None] + self.chart(chart) + self.hour(hour)), state)
+        return self.dropout(hs) + self.direct(F.silu(stay))[:, None], state
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #aa6e0a2b
+# %% ../../nbs/32_models.temporal_vae.ipynb #00b653eb
 _PAST = (*PAST, 'share')
 
 def chart_input(past:dict[str, Tensor], flags:Tensor, states:Tensor, last_states:Tensor, clock:Tensor)->Tensor:
@@ -144,7 +144,7 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
     binary = torch.cat([batch['mask'].float(), batch['flags']], -1)
     chart = chart_input(batch, before(batch['flags']), before(seen_states), last_states, clock(batch['length'], T))
     hs, _ = decoder.hidden(decoder.stay(z, z_static, record, batch['outcome']), chart, torch.arange(T, device=z.device))
-    h, past = decoder.dropout(hs[at]), {k: batch[k][at] for k in _PAST} # (N,H) (N,D)..
+    h, past = hs[at], {k: batch[k][at] for k in _PAST} # (N,H) (N,D)..
     levels, states = batch['states'].new_tensor(decoder.levels), batch['states'][at]
     state = decoder.states.nll(h, torch.where(states < 0, levels, states), last_states[at])
     h = h + F.silu(decoder.after_states(seen_states[at]))
