@@ -6,9 +6,9 @@
 __all__ = ['PARTS', 'DPConfig', 'noise_source', 'add_noise', 'composed_epsilon', 'noise_plan', 'people_of', 'person_sum',
            'stay_rates', 'noisy_rates', 'declared', 'person_histograms', 'noisy_tree', 'standin_cohort',
            'private_standin', 'weights_digest', 'made_in', 'write_ledger', 'read_ledgers', 'statement',
-           'privacy_statement', 'releases_of', 'noise_for', 'load_transform', 'fit_transform', 'person_gradients',
-           'PersonSGD', 'fit_privately', 'fit_static_vae', 'fit_temporal_vae', 'noisy_gaussian', 'private_latents',
-           'fit_sampler', 'DPSynthesizer', 'stages']
+           'privacy_statement', 'noise_for', 'load_transform', 'fit_transform', 'person_gradients', 'PersonSGD',
+           'fit_privately', 'fit_static_vae', 'fit_temporal_vae', 'noisy_gaussian', 'private_latents', 'fit_sampler',
+           'DPSynthesizer', 'stages']
 
 # %% ../nbs/42_dp.ipynb #dpimports
 import copy
@@ -31,13 +31,14 @@ from torch import Tensor, nn
 from . import synthesizer as ordinary
 from .cohort import Cohort
 from .core import ConfigError, DataError, SynkError, atomic_folder, digest, file_digest, nearest, read_json, torch_seed, write_json
-from .models.latent_gan import Critic, Generator, critic_loss, generator_loss
-from .models.samplers import LatentScale
+from .models.flow_matching import FlowMatching, FlowMatchingSampler
+from .models.latent_gan import ClassMoments, Critic, Generator, critic_loss, generator_loss
+from .models.samplers import GANSampler, GaussianMixtureSampler, LatentScale
 from .models.static_vae import StaticVAE, reparameterise
 from .models.temporal_vae import TemporalVAE
 from .schema import Feature, Schema
-from .synthesizer import (Synthesizer, _write_model, asked_outcomes, load_sampler, load_static_vae, load_temporal_vae,
-                                   static_posterior, temporal_posterior)
+from .synthesizer import (SAMPLERS, Synthesizer, _write_model, _write_sampler, asked_outcomes, load_sampler, load_static_vae,
+                                   load_temporal_vae, static_posterior, temporal_posterior)
 from .transform import CohortTransform
 
 # %% ../nbs/42_dp.ipynb #dpconfig
@@ -334,15 +335,10 @@ def privacy_statement(
     return statement(*read_ledgers(folders))
 
 # %% ../nbs/42_dp.ipynb #dptransform_code
-def releases_of(dp:DPConfig, kind:str)->tuple[tuple[float, int], ...]:
-    "Sampling rate and number of releases of each part, with a sampler of this kind."
-    last = (1., 1) if kind == 'gaussian_mixture' else (dp.sample_rate, dp.steps[2])
-    return ((1., dp.levels + 1), *((dp.sample_rate, k) for k in dp.steps[:2]), last)
-
-def noise_for(dp:DPConfig, part:str, kind:str='')->float:
-    "Noise multiplier of a part; `kind` of the sampler."
+def noise_for(dp:DPConfig, share:float, rate:float, steps:int)->float:
+    "Noise multiplier of `steps` releases that may spend this share of the budget."
     if dp.epsilon <= 0: raise ConfigError('dp.epsilon is 0, so there is no budget to fit with')
-    return noise_plan(dp.epsilon, dp.delta, dp.shares, releases_of(dp, kind))[PARTS.index(part)]
+    return noise_plan(dp.epsilon, dp.delta, [share], [(rate, steps)])[0]
 
 def _key(seed:int, *sections)->str:
     "Digest of what a private stage depends on, except for the people."
@@ -370,7 +366,7 @@ def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
     train, dp, key = declared(train, cfg.dp), cfg.dp, _key(seed, cfg.transform, cfg.dp)
     if (people := people_of(train.subject_id)[1])*dp.delta >= 1: raise ConfigError(f'dp.delta={dp.delta} is not below one over the number of people, {people}')
     if not _finished(folder, key, train):
-        sigma, s, blocks = noise_for(dp, 'transform'), train.schema, stay_rates(train.take([0]))[1]
+        sigma, s, blocks = noise_for(dp, dp.shares[0], 1., dp.levels + 1), train.schema, stay_rates(train.take([0]))[1]
         made = private_standin(train, dp, sigma, noise_source(dp, seed, 'transform'))
         releases = [_release('rates', sigma, 1., 1, math.sqrt(blocks)),
                     _release('histograms', sigma, 1., dp.levels, math.sqrt(len(s.values) + len(s.static_of_kind('numerical'))))]
@@ -472,7 +468,8 @@ def _vae_loss(model:nn.Module, batch:dict[str, Tensor])->Tensor:
 def _fit_vae(model, data, train:Cohort, part:str, cfg, seed:int, folder, key:str, needs, progress, **meta)->None:
     "Train, write and record one VAE."
     options, dp = getattr(cfg.train, part), cfg.dp
-    sigma, steps = noise_for(dp, part), dp.steps[PARTS.index(part) - 1]
+    k = PARTS.index(part)
+    steps, sigma = dp.steps[k - 1], noise_for(dp, dp.shares[k], dp.sample_rate, dp.steps[k - 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
     sgd = PersonSGD(model, _vae_loss, data, train.subject_id, optimizer, sigma, dp, noise_source(dp, seed, part))
     weights = fit_privately(sgd, steps, options, part, progress).state_dict()
@@ -524,21 +521,37 @@ def noisy_gaussian(mu:Tensor, logvar:Tensor, outcome:Tensor, subject_id, n_class
     return dict(class_mean=centre.float(), weight=torch.ones(n_classes, 1), mean=torch.zeros(1, L), root=torch.diag(spread)[None].float())
 
 # %% ../nbs/42_dp.ipynb #dpsampler_code
-def _gan_weights(data, train, transform, cfg, seed, sigma, progress)->dict[str, Tensor]:
-    "Averaged weights of a generator taught by a private critic."
-    options, size = cfg.model.latent_gan, (data['mu'].shape[1], len(train.schema.outcomes))
+def _begin(moments:ClassMoments, arrays:dict[str, Tensor])->None:
+    "Let a sampler begin at a private Gaussian."
+    root = arrays['root'].expand_as(moments.root)
+    moments.mean.copy_(arrays['class_mean']); moments.root.copy_(root); moments.unroot.copy_(torch.linalg.inv(root))
+
+def _private_flow(data, arrays, train, transform, cfg, seed, sigma, progress)->FlowMatchingSampler:
+    "A flow from noise to latents, taught by private steps."
+    torch.manual_seed(torch_seed(seed, 'flow_matching', 'weights'))
+    model, options = FlowMatching(cfg.model.flow_matching, data['mu'].shape[1], len(train.schema.outcomes)), cfg.train.flow_matching
+    _begin(model.moments, arrays)
+    loss = lambda m, b: m.loss(reparameterise(b['mu'], b['logvar']), b['outcome'])['total']*len(b['outcome'])
+    adam = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    sgd = PersonSGD(model, loss, data, train.subject_id, adam, sigma, cfg.dp, noise_source(cfg.dp, seed, 'flow_matching'))
+    return FlowMatchingSampler(fit_privately(sgd, cfg.dp.steps[2], options, 'flow_matching', progress))
+
+def _private_gan(data, arrays, train, transform, cfg, seed, sigma, progress)->GANSampler:
+    "A generator taught by a private critic."
+    options, train_cfg, size = cfg.model.latent_gan, cfg.train.latent_gan, (data['mu'].shape[1], len(train.schema.outcomes))
     torch.manual_seed(torch_seed(seed, 'latent_gan', 'weights'))
     gen, critic = Generator(options, *size), Critic(options, *size)
-    adam = lambda m: torch.optim.Adam(m.parameters(), lr=cfg.train.latent_gan.lr, betas=(0., 0.9))
-    own, prevalence, batch = adam(gen), torch.as_tensor(np.asarray(transform.prevalence)).float(), cfg.train.latent_gan.batch_size
+    _begin(gen.moments, arrays)
+    adam = lambda m, share: torch.optim.Adam(m.parameters(), lr=train_cfg.lr*share, betas=(0., 0.9))
+    own, prevalence = adam(gen, options.generator_rate), torch.as_tensor(np.asarray(transform.prevalence)).float()
     loss = lambda m, b: critic_loss(m, gen, reparameterise(b['mu'], b['logvar']), b['outcome'])['critic']*len(b['outcome'])
-    sgd = PersonSGD(critic, loss, data, train.subject_id, adam(critic), sigma, cfg.dp, noise_source(cfg.dp, seed, 'latent_gan'))
+    sgd = PersonSGD(critic, loss, data, train.subject_id, adam(critic, 1.), sigma, cfg.dp, noise_source(cfg.dp, seed, 'latent_gan'))
     def teach(step):
         if (step + 1) % options.critic_steps: return
         own.zero_grad()
-        generator_loss(critic, gen, torch.multinomial(prevalence, batch, replacement=True)).backward()
+        generator_loss(critic, gen, torch.multinomial(prevalence, train_cfg.batch_size, replacement=True)).backward()
         own.step()
-    return fit_privately(sgd, cfg.dp.steps[2], cfg.train.latent_gan, 'latent_gan', progress, kept=gen, after=teach).state_dict()
+    return GANSampler(fit_privately(sgd, cfg.dp.steps[2], train_cfg, 'latent_gan', progress, kept=gen, after=teach))
 
 # %% ../nbs/42_dp.ipynb #dpsampler_fit
 def private_latents(train:Cohort, transform, static_vae, temporal_vae)->dict[str, Tensor]:
@@ -548,25 +561,29 @@ def private_latents(train:Cohort, transform, static_vae, temporal_vae)->dict[str
     mu, logvar = (torch.cat(p, 1) for p in zip((data['zs_mu'], data['zs_logvar']), temporal_posterior(temporal_vae, data)))
     return dict(mu=mu, logvar=logvar, outcome=data['outcome'])
 
+def _private_sampler(train:Cohort, data:dict[str, Tensor], transform, cfg, seed:int, progress, kind:str)->tuple[object, list[dict]]: # sampler, releases
+    "A sampler that begins at noisy moments, and what it spent."
+    dp, steps, share = cfg.dp, cfg.dp.steps[2], cfg.dp.shares[3]/(1 if kind == 'gaussian_mixture' else 2)
+    sigma = noise_for(dp, share, 1., 1)
+    arrays = noisy_gaussian(**data, subject_id=train.subject_id, n_classes=len(train.schema.outcomes), sigma=sigma, g=noise_source(dp, seed, f'{kind}/moments'))
+    moments = _release('moments', sigma, 1., 1, math.sqrt(3))
+    if kind == 'gaussian_mixture': return GaussianMixtureSampler(arrays, cfg.model.gaussian_mixture), [moments]
+    sigma = noise_for(dp, share, dp.sample_rate, steps)
+    fit, what = dict(latent_gan=(_private_gan, 'critic gradients'), flow_matching=(_private_flow, 'gradients'))[kind]
+    return fit(data, arrays, train, transform, cfg, seed, sigma, progress), [moments, _release(what, sigma, dp.sample_rate, steps, dp.max_grad_norm)]
+
 def fit_sampler(train:Cohort, transform, static_vae, temporal_vae, cfg, seed:int, folder, progress=print, kind:str|None=None):
     "Stage 3: fit the latent sampler `kind` privately; returns scale and sampler."
-    kind, known, dp = kind or cfg.model.sampler, ('latent_gan', 'gaussian_mixture'), cfg.dp
-    if kind not in known: raise SynkError(f'the latent sampler {kind!r} cannot be fitted with differential privacy. Take one of {known}.')
-    train, n = declared(train, dp), len(train.schema.outcomes)
+    kind, dp, train = kind or cfg.model.sampler, cfg.dp, declared(train, cfg.dp)
+    if kind not in SAMPLERS: raise SynkError(f'there is no latent sampler {kind!r}.{nearest(kind, SAMPLERS)} There are {tuple(SAMPLERS)}.')
     needs = [transform.made, *(weights_digest(m.state_dict()) for m in (static_vae, temporal_vae))]
-    key = _key(seed, cfg.transform, dp, getattr(cfg.model, kind), *([cfg.train.latent_gan] if kind == 'latent_gan' else [])) + digest(needs)
+    key = _key(seed, cfg.transform, dp, getattr(cfg.model, kind), *([getattr(cfg.train, kind)] if hasattr(cfg.train, kind) else [])) + digest(needs)
     if not _finished(folder, key, train):
-        sigma, data = noise_for(dp, 'sampler', kind), private_latents(train, transform, static_vae, temporal_vae)
-        if kind == 'latent_gan':
-            weights = _gan_weights(data, train, transform, cfg, seed, sigma, progress)
-            release = _release('critic gradients', sigma, dp.sample_rate, dp.steps[2], dp.max_grad_norm)
-        else:
-            weights = noisy_gaussian(**data, subject_id=train.subject_id, n_classes=n, sigma=sigma, g=noise_source(dp, seed, kind))
-            release = _release('moments', sigma, 1., 1, math.sqrt(3))
+        data = private_latents(train, transform, static_vae, temporal_vae)
+        sampler, releases = _private_sampler(train, data, transform, cfg, seed, progress, kind)
         scale = LatentScale(torch.zeros(data['mu'].shape[1]), torch.ones(data['mu'].shape[1]))
-        weights = weights | {'scale.mean': scale.mean, 'scale.std': scale.std}
-        write_ledger(folder, 'sampler', kind, key, weights_digest(weights), needs, dp, [release])
-        _write_model(folder, kind, weights, key, cfg=dataclasses.asdict(getattr(cfg.model, kind)), n_classes=n)
+        write_ledger(folder, 'sampler', kind, key, weights_digest(sampler.state() | {'scale.mean': scale.mean, 'scale.std': scale.std}), needs, dp, releases)
+        _write_sampler(folder, scale, sampler, len(train.schema.outcomes), key)
     return load_sampler(folder)
 
 # %% ../nbs/42_dp.ipynb #dpsynth_code

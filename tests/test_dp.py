@@ -213,16 +213,25 @@ def test_a_private_run_gives_a_cohort_and_one_epsilon(run, ward):
     assert [h[1:] for h in history] == [(1., 1), (1., 6), (0.1, 4), (0.1, 4), (1., 1)]
 
 
-def test_the_gan_is_private_too(run, ward):
+@pytest.mark.parametrize('kind', ('latent_gan', 'flow_matching'))
+def test_the_other_samplers_are_private_too(run, ward, kind):
     folder, model = run
-    cfg = compose([*OPTIONS, 'model.sampler=latent_gan', 'model.latent_gan.critic_steps=2'])
-    parts = [dp.fit_transform(ward, small(), 0, folder/'transform'), model.static_vae_, model.temporal_vae_]
-    dp.fit_sampler(ward, *parts, cfg, 0, folder/'latent_gan', quiet)
-    gan = DPSynthesizer.from_stages(*(folder/p for p in (*PARTS[:3], 'latent_gan')))
-    assert len(gan.sample(10, seed=0)) == 10 and np.isfinite(gan.privacy_['epsilon'])
-    assert gan.privacy_['epsilon'] <= 6, 'another sampler keeps to the same budget'
-    everything = privacy_statement(*(folder/p for p in (*PARTS, 'latent_gan')))
-    assert everything['epsilon'] > gan.privacy_['epsilon'], 'two released samplers cost more than one'
+    cfg = compose([*OPTIONS, f'model.sampler={kind}', 'model.latent_gan.critic_steps=2'])
+    parts = [dp.load_transform(folder/'transform'), model.static_vae_, model.temporal_vae_]
+    dp.fit_sampler(ward, *parts, cfg, 0, folder/kind, quiet)
+    other = DPSynthesizer.from_stages(*(folder/p for p in (*PARTS[:3], kind)))
+    assert len(other.sample(10, seed=0)) == 10 and 0 < other.privacy_['epsilon'] <= 6, 'another sampler keeps to the same budget'
+    assert [r['what'] for r in other.privacy_['parts'][3]['releases']] == ['moments', 'critic gradients' if kind == 'latent_gan' else 'gradients']
+    everything = privacy_statement(*(folder/p for p in (*PARTS, kind)))
+    assert everything['epsilon'] > other.privacy_['epsilon'], 'two released samplers cost more than one'
+
+
+def test_a_sampler_begins_at_noisy_moments_and_not_at_those_of_the_people(run, ward):
+    folder, model = run
+    cfg = compose([*OPTIONS, 'dp.epsilon=0.5', 'model.sampler=latent_gan', 'model.latent_gan.critic_steps=1000'])
+    data = dp.private_latents(ward, dp.load_transform(folder/'transform'), model.static_vae_, model.temporal_vae_)
+    made = [dp._private_sampler(ward, data, model.transform_, cfg, 0, quiet, 'latent_gan')[0].generator.moments.mean for _ in range(2)]
+    assert not torch.allclose(made[0], made[1]) # secret noise; a mean of the people would be the same twice
 
 
 @pytest.mark.parametrize('part', PARTS)
