@@ -11,6 +11,9 @@ OVERRIDES ?=
 SEED ?= 0
 RUN ?=
 RUNS ?=
+# Several runs side by side: make sweep SEEDS='0 1 2' SWEEP=path.yaml (see `python -m synkmimic.paper sweep --help`)
+SEEDS ?=
+SWEEP ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 # The torch build, handed to pip as it stands. With a GPU, name your own: make paper TORCH='torch==2.13.0 --index-url URL-of-the-build'
@@ -31,10 +34,13 @@ ifeq ($(MAKECMDGOALS)$(NAME),stage)
 $(error make stage NAME=...: one of $(basename $(notdir $(wildcard nbs/paper/*.ipynb))))
 endif
 
-.PHONY: paper stage test check export outputs docs lab clean help
+.PHONY: paper sweep stage test check export outputs docs lab clean help
 
 paper: $(READY) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES ITEMS)
 	@$(PY) -m synkmimic.paper run $(SETTINGS) --cores $(CORES) $(ITEMS)
+
+sweep: $(READY) ## several seeds and settings side by side, compared: SEEDS='0 1 2' [SWEEP=file.yaml] and paper's settings
+	@$(PY) -m synkmimic.paper sweep $(SETTINGS) --seeds '$(SEEDS)' --spec '$(SWEEP)' --cores $(CORES)
 
 stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC=] and paper's settings
 	@$(PY) -m synkmimic.paper one $(NAME) $(SETTINGS) $(if $(COHORT),-p cohort='$(COHORT)') $(if $(HOLDOUT),-p holdout='$(HOLDOUT)') \

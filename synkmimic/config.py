@@ -6,7 +6,7 @@
 __all__ = ['CONF', 'PaperConfig', 'ModelConfigs', 'TrainConfigs', 'Config', 'owner_of', 'twin', 'built', 'groups', 'option_names',
            'compose', 'resolved', 'to_yaml']
 
-# %% ../nbs/05_config.ipynb #9c43c59e
+# %% ../nbs/05_config.ipynb #28c7ef03
 import dataclasses
 import importlib
 import importlib.resources
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .core import ConfigError, nearest
 
-# %% ../nbs/05_config.ipynb #9c4de50e
+# %% ../nbs/05_config.ipynb #d923f147
 def _owner(place:str)->Any: # a dataclass field
     "A section that is described elsewhere, written `module:Class`."
     return field(default=None, metadata=dict(owner=place))
@@ -33,7 +33,7 @@ class PaperConfig:
     "Options of the paper run that no model owns."
     holdout:float = 0.5 # share of people that no fit ever sees
     synthetic:int = 0 # synthetic stays per sampler; 0: as many as training stays
-    samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture') # each gives one synthetic cohort
+    samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture', 'flow_matching', 'latent_gan_plain') # a synthetic cohort each; _plain: no record critic
     controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail
 
 @dataclass(frozen=True)
@@ -43,16 +43,20 @@ class ModelConfigs:
     temporal_vae:Any = _owner('synkmimic.models.temporal_vae:TemporalVAEConfig')
     latent_gan:Any = _owner('synkmimic.models.latent_gan:LatentGANConfig')
     gaussian_mixture:Any = _owner('synkmimic.models.samplers:GaussianMixtureConfig')
+    flow_matching:Any = _owner('synkmimic.models.flow_matching:FlowMatchingConfig')
+    record_critic:Any = _owner('synkmimic.models.record_critic:RecordCriticConfig')
     sampler:str = 'latent_gan' # the sampler of a Synthesizer
 
 @dataclass(frozen=True)
 class TrainConfigs:
-    "One training loop, three settings."
+    "One training loop, a setting for each model."
     static_vae:Any = _owner('synkmimic.train:TrainConfig')
     temporal_vae:Any = _owner('synkmimic.train:TrainConfig')
     latent_gan:Any = _owner('synkmimic.train:TrainConfig')
+    flow_matching:Any = _owner('synkmimic.train:TrainConfig')
+    record_critic:Any = _owner('synkmimic.train:TrainConfig')
 
-# %% ../nbs/05_config.ipynb #5b3006f2
+# %% ../nbs/05_config.ipynb #460d22de
 @dataclass(frozen=True)
 class Config:
     "Everything a run depends on."
@@ -61,12 +65,13 @@ class Config:
     transform:Any = _owner('synkmimic.transform:TransformConfig')
     model:ModelConfigs = field(default_factory=ModelConfigs)
     train:TrainConfigs = field(default_factory=TrainConfigs)
+    dp:Any = _owner('synkmimic.dp:DPConfig')
     evaluation:Any = _owner('synkmimic.evaluation:EvaluationConfig')
     paper:PaperConfig = field(default_factory=PaperConfig)
     seed:int = 0 # every random stream of the run is a named child of it
     profile:str = 'demo' # set by the profile group
 
-# %% ../nbs/05_config.ipynb #3f61434e
+# %% ../nbs/05_config.ipynb #d68296a3
 def owner_of(place:str)->type:
     "The dataclass behind `module:Class`."
     module, _, name = place.partition(':')
@@ -96,7 +101,7 @@ def twin(
         else: out.append((f.name, _checked(hints[f.name]), field(default_factory=f.default_factory)))
     return dataclasses.make_dataclass(cls.__name__, out)
 
-# %% ../nbs/05_config.ipynb #5907f2b3
+# %% ../nbs/05_config.ipynb #ff528a39
 def _tuples(value, hint):
     "Lists back to tuples where the owner says tuple."
     if isinstance(value, list): return (tuple if get_origin(hint) is tuple or hint is tuple else list)(_tuples(v, a) for v,a in zip(value, _inner(hint, len(value))))
@@ -118,7 +123,7 @@ def built(
         kw[f.name] = built(section, values[f.name]) if section else _tuples(values[f.name], hints[f.name])
     return cls(**kw)
 
-# %% ../nbs/05_config.ipynb #a8c262a6
+# %% ../nbs/05_config.ipynb #ccc1e9f5
 CONF = Path(str(importlib.resources.files('synkmimic')))/'conf'
 
 def groups()->dict[str, list[str]]:
@@ -147,7 +152,7 @@ def _check(overrides, known:list[str])->None:
             same = [k for k in known if k.split('.')[-1] == key.split('.')[-1]]
             raise ConfigError(f'there is no option {key!r}.{nearest(key, known) or nearest(key, same)}' + (f' The name occurs as {", ".join(same)}.' if same else ''))
 
-# %% ../nbs/05_config.ipynb #447635ff
+# %% ../nbs/05_config.ipynb #12711607
 def _node(tree:type, overrides):
     "The composed OmegaConf node."
     ConfigStore.instance().store(name='schema', node=tree)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'ARMS', 'STYLE', 'arm_look', 'canvas', 'save_figure', 'loss_curves', 'marginals', 'curves', 'dots',
-           'pipeline']
+           'kl_bars', 'latent_map', 'sample_sheet', 'pipeline']
 
 # %% ../nbs/80_plots.ipynb #db91c423
 import textwrap
@@ -23,6 +23,7 @@ from .core import SynkError, atomic_path
 # %% ../nbs/80_plots.ipynb #b3ebe674
 COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', pink='#CC79A7', sky='#56B4E9', grey='#7F7F7F')
 ARMS = dict(real=('Real people', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
+            flow_matching=('Flow matching', 'pink', '-.'), posterior=('Posterior draws', 'sky', '--'),
             independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'))
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'lines.linewidth': 1.2,
@@ -73,9 +74,10 @@ def loss_curves(
         for k,(split,h) in enumerate(groups):
             h = h[h[part].notna()]
             ax.plot(h['epoch'], h[part], color=COLOURS['grey' if split == 'train' else 'blue'], label=split or None, lw=1.0)
-        ax.set(title=part.replace('_', ' '), xlabel='epoch')
+        ax.set_xlabel('epoch')
+        ax.set_title(part.replace('_', ' '), fontsize=8)
     for ax in axes.flat[len(parts):]: ax.set_visible(False)
-    if 'split' in history and history['split'].nunique() > 1: axes[0, 0].legend()
+    if 'split' in history and history['split'].nunique() > 1: axes[0, 0].legend(fontsize=7, frameon=False)
     return fig
 
 # %% ../nbs/80_plots.ipynb #2d4b926f
@@ -196,6 +198,75 @@ def dots(
     ax.set(yticks=range(len(rows)), yticklabels=rows, xlabel=xlabel)
     ax.invert_yaxis()
     _shared_legend(fig, axes)
+    return fig
+
+# %% ../nbs/80_plots.ipynb #43fc31a5
+def kl_bars(
+    kl:dict, # title -> mean KL of each dimension, nats
+    active:float=0.01, # nats; dimensions above it are counted
+    width:float=6.9,
+)->Figure:
+    "KL of each latent dimension, sorted."
+    fig, axes = canvas(1, len(kl), width, 1.7)
+    for ax,(title,values) in zip(axes[0], kl.items()):
+        values = np.sort(np.asarray(values, float))[::-1]
+        on, floor = values > active, active/20
+        ax.bar(np.arange(len(values)), np.maximum(values, floor), color=np.where(on, COLOURS['blue'], '#BDBDBD'), width=0.8, bottom=0)
+        ax.axhline(active, color=COLOURS['grey'], lw=0.6, ls='--')
+        ax.set(yscale='log', ylim=(floor, max(values.max(), active)*2), xlabel='dimension, sorted')
+        ax.set_title(f'{title}: {on.sum()} of {len(values)} above {active:g} nats', fontsize=8)
+    axes[0, 0].set_ylabel('KL (nats)')
+    return fig
+
+# %% ../nbs/80_plots.ipynb #7bf18143
+def latent_map(
+    points:pd.DataFrame, # x, y, outcome (names), arm ('real' or a sampler)
+    labels:tuple=('first component', 'second component'),
+    most:int=600, # points of a layer
+)->Figure:
+    "People and a sampler's draws in a plane of the latent space."
+    if 'real' not in set(points.arm): raise SynkError("the points have no arm 'real' to compare with")
+    thin = lambda d: d.iloc[np.linspace(0, len(d) - 1, min(most, len(d))).astype(int)] if len(d) else d
+    dot = dict(s=5, lw=0, alpha=0.55)
+    outcomes, real = list(points.outcome.unique()), points[points.arm == 'real']
+    fig, axes = canvas(1, 1 + len(outcomes), 6.9, 2.1)
+    for outcome,colour in zip(outcomes, ('sky', 'red', 'black', 'orange', 'green')):
+        d = thin(real[real.outcome == outcome])
+        axes[0, 0].scatter(d.x, d.y, color=COLOURS[colour], label=outcome.replace('_', ' '), **dot)
+    axes[0, 0].set_title('Real people', fontsize=8)
+    small = dict(markerscale=2, handletextpad=0.1, borderpad=0, fontsize=7, frameon=False)
+    axes[0, 0].legend(**small)
+    for ax,outcome in zip(axes[0, 1:], outcomes):
+        for k,(arm,d) in enumerate(points[points.outcome == outcome].groupby('arm', sort=False)):
+            look, d = arm_look(arm, k), thin(d)
+            ax.scatter(d.x, d.y, color='#9A9A9A' if arm == 'real' else look['color'], label=look['label'], **dot)
+        ax.set_title(outcome.replace('_', ' '), fontsize=8)
+    middle, spread = points[['x', 'y']].median(), 1.05*(points[['x', 'y']] - points[['x', 'y']].median()).abs().quantile(0.998)
+    for ax in axes[0]: ax.set(xlim=(middle.x - spread.x, middle.x + spread.x), ylim=(middle.y - spread.y, middle.y + spread.y), xlabel=labels[0], xticks=[], yticks=[])
+    axes[0, 0].set_ylabel(labels[1])
+    axes[0, 1].legend(**small)
+    return fig
+
+# %% ../nbs/80_plots.ipynb #90b6bbb4
+def sample_sheet(
+    frame:pd.DataFrame, # arm, stay, feature, hour, value: measured values only
+    titles:dict|None=None, # feature -> label, with its unit
+)->Figure:
+    "Stays side by side, hour by hour."
+    features, stays = list(frame.feature.unique()), frame[['arm', 'stay']].drop_duplicates()
+    plt.switch_backend(mpl.get_backend())
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(len(features), len(stays), figsize=(6.9, 0.62*len(features) + 0.6), squeeze=False, sharex=True, sharey='row', gridspec_kw=dict(wspace=0.12, hspace=0.18, left=0.13, right=0.995))
+        for j,(arm,stay) in enumerate(stays.itertuples(index=False)):
+            own, colour = frame[(frame.arm == arm) & (frame.stay == stay)], arm_look(arm)['color']
+            for i,feature in enumerate(features):
+                d = own[own.feature == feature].sort_values('hour')
+                axes[i, j].plot(d.hour, d.value, '-', color=colour, marker='o', ms=1.6, mew=0, lw=0.6)
+            if j == 0 or arm != stays.arm.iloc[j - 1]: axes[0, j].set_title(arm_look(arm)['label'], color=colour, loc='left', fontsize=8)
+        for ax in axes.flat: ax.tick_params(length=1.5, labelsize=6, pad=1, left=ax in axes[:, 0], labelleft=ax in axes[:, 0])
+        for ax,feature in zip(axes[:, 0], features): ax.set_ylabel(textwrap.fill((titles or {}).get(feature, feature), 12), fontsize=6.5, rotation=0, ha='right', va='center')
+        fig.supxlabel('hour', fontsize=7, y=0.02)
+        fig.align_ylabels(axes[:, 0])
     return fig
 
 # %% ../nbs/80_plots.ipynb #556ab373

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from synkmimic.core import SynkError
-from synkmimic.models.controls import (CONTROLS, IndependentMarginals, LabelShuffled, Leak, NoisyCopy, TimeShuffled,
-                                       VerbatimCopy)
+from synkmimic.models.controls import (CONTROLS, GaussianCopula, IndependentMarginals, LabelShuffled, Leak, NoisyCopy, Overfit,
+                                       TimeShuffled, VerbatimCopy, cell_means, cells, latent_correlation)
 from synkmimic.toy import toy_cohort
 
 
@@ -58,6 +58,42 @@ def test_independent_marginals(train):
     assert not c.mask[~c.inside].any()
 
 
+def test_copula_keeps_margins_and_pairs_and_loses_the_rest(train):
+    c = GaussianCopula().fit(train).sample(3000)
+    hourly = lambda c: np.where(c.mask, c.values, 0).sum(0)/np.maximum(c.mask.sum(0), 1)
+    assert np.abs(hourly(c)[:, 0] - hourly(train)[:, 0]).max() < 4 and np.abs(c.mask.mean(0) - train.mask.mean(0)).max() < 0.06
+    def corr(c, a, b, lag=0):
+        x = np.stack([c.value(a)[:, :24 - lag].ravel(), c.value(b)[:, lag:].ravel()]).astype(float)
+        return np.corrcoef(x[:, ~np.isnan(x).any(0)])[0, 1]
+    for a,b,lag in (('sbp', 'dbp', 0), ('hr', 'hr', 1), ('hr', 'hr', 6), ('hr', 'sbp', 0), ('norepinephrine', 'norepinephrine', 2)):
+        assert abs(corr(c, a, b, lag) - corr(train, a, b, lag)) < 0.12, (a, b, lag)
+    age = lambda c: np.corrcoef(c.static.age, c.outcome > 0)[0, 1]
+    assert abs(age(c) - age(train)) < 0.1
+    assert (c.mask[..., 1] == c.mask[..., 3]).mean() > 0.97 # the pressures are charted together
+    odd = lambda c: np.nanmean(np.abs(c.value('map') - c.value('dbp') - (c.value('sbp') - c.value('dbp'))/3) > 1)
+    assert odd(train) == 0 and odd(c) > 0.15 # a relation of three
+
+
+@pytest.mark.parametrize('rho', [-0.4, 0., 0.4, 0.8])
+@pytest.mark.parametrize('shares', [(None, None), (0.5, None), (0.5, 0.5), (0.3, 0.3)])
+def test_latent_correlation_against_the_truth(rho, shares):
+    z = np.random.default_rng(0).multivariate_normal([0, 0], [[1, rho], [rho, 1]], 20_000)
+    seen = np.column_stack([a if p is None else (a > np.quantile(a, 1 - p)).astype(float) for a,p in zip(z.T, shares)])
+    e = cell_means(*cells(seen)[2:])
+    assert abs(latent_correlation(e.T @ e/len(e), (e**2).mean(0), (e**2).mean(0))[0, 1] - rho) < 0.12
+
+
+def test_overfit_is_near_its_own_stays_alone(train):
+    profile = lambda c: np.nan_to_num(c.values[..., :4]).reshape(len(c), -1)
+    near = lambda a, b: np.sqrt(((profile(a)[:, None] - profile(b)[None])**2).sum(-1)).min(1)
+    others = toy_cohort(200, seed=7)
+    def auc(c): return np.mean(near(train, c)[:, None] < near(others, c)[None])
+    over = {h: auc(Overfit(bandwidth=h).fit(train).sample(200)) for h in (0., 0.3, 1.)}
+    assert over[0.] > over[0.3] > 0.7 and abs(over[1.] - 0.5) < 0.12, over
+    few = Overfit(stays=50).fit(train).sample(200)
+    assert auc(few) < over[0.3] # it has not seen the rest
+
+
 @pytest.mark.parametrize('share', [0, 0.1, 1])
 def test_leak_has_its_dose(train, share):
     c = Leak(share, toy_cohort(200, seed=9)).fit(train).sample(200)
@@ -67,6 +103,8 @@ def test_leak_has_its_dose(train, share):
 
 @pytest.mark.parametrize('make,words', [(lambda t: VerbatimCopy().sample(3), 'has not been fitted'),
                                         (lambda t: VerbatimCopy().fit(t).sample(0), 'cannot sample 0'),
+                                        (lambda t: Leak(0.1, t).fit(t).sample(0), 'cannot sample 0'),
+                                        (lambda t: GaussianCopula().sample(3), 'has not been fitted'),
                                         (lambda t: Leak(2, t).fit(t).sample(9), '0..1'),
                                         (lambda t: Leak(0.5).fit(t).sample(9), 'innocent')])
 def test_errors(train, make, words):
