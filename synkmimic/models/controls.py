@@ -204,6 +204,7 @@ def factors(R:np.ndarray, rank:int, rounds:int=3)->tuple[np.ndarray, np.ndarray]
     unit = np.sqrt((A**2).sum(0) + rest)
     return (A/unit).astype('float32'), (np.sqrt(rest)/unit).astype('float32')
 
+# %% ../../nbs/38_models.controls.ipynb #4f5794db
 @dataclass
 class GaussianCopula:
     "Training margins hour by hour, pairwise correlations, and nothing beyond."
