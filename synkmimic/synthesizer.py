@@ -481,7 +481,7 @@ def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, sampler, progress=pri
         _write_critic(folder, fit_task(task, dict(x=real), fit, cfg.train.record_critic, folder, seed, key, progress), key)
     return load_critic(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #db3864f0
+# %% ../nbs/41_synthesizer.ipynb #a5cf6427
 class Synthesizer(Stages):
     "The three models as one generator of cohorts."
     def __init__(self,
@@ -519,8 +519,9 @@ class Synthesizer(Stages):
         candidates:int|None=None, # stays drawn for each one kept by the critic; None: as configured; 1: no critic
     )->Cohort:
         "Draw `n` synthetic stays."
-        tf, critic = self.transform_, getattr(self, 'critic_', None)
+        if not hasattr(self, 'sampler_'): raise SynkError('this Synthesizer has not been fitted; call fit(train) or Synthesizer.load(folder) first')
         if n < 1: raise SynkError('ask for at least one stay')
+        tf, critic = self.transform_, getattr(self, 'critic_', None)
         k = (critic.cfg.candidates if candidates is None else candidates) if critic is not None else 1
         g = np.random.default_rng(torch_seed(seed, 'sample', 'outcome'))
         table = pd.DataFrame(dict(share=[1.])) if composition is None else composition
