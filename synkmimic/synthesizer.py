@@ -6,7 +6,8 @@
 __all__ = ['SAMPLERS', 'ks_columns', 'record_gap', 'hours_gap', 'load_static_vae', 'load_temporal_vae', 'load_sampler',
            'fit_transform', 'fit_static_vae', 'static_posterior', 'temporal_posterior', 'fit_temporal_vae', 'latents',
            'fit_sampler', 'largest_remainder', 'asked_outcomes', 'decode_cohort', 'agree_length', 'matches',
-           'asked_composition', 'Stages', 'draw_records', 'draw_stays', 'load_critic', 'fit_critic', 'Synthesizer']
+           'asked_composition', 'Stages', 'draw_records', 'draw_stays', 'load_critic', 'fit_critic', 'draw_cohort',
+           'Synthesizer']
 
 # %% ../nbs/41_synthesizer.ipynb #c4948ec0
 import dataclasses
@@ -148,7 +149,7 @@ class _GANTask(_LatentTask):
 def _rows(data:dict[str, Tensor], index:Tensor)->dict[str, Tensor]:
     return {k: v[index] for k,v in data.items()}
 
-# %% ../nbs/41_synthesizer.ipynb #af9ca599
+# %% ../nbs/41_synthesizer.ipynb #42fce6ac
 SAMPLERS = {c.kind: c for c in (GANSampler, GaussianMixtureSampler, FlowMatchingSampler)}
 
 def _write_model(folder, kind:str, tensors:dict[str, Tensor], key:str, **meta)->None:
@@ -184,6 +185,7 @@ def load_temporal_vae(folder)->TemporalVAE:
     model.load_state_dict(tensors)
     return model.eval()
 
+# %% ../nbs/41_synthesizer.ipynb #a6fb5a39
 def _write_sampler(folder, scale:LatentScale, sampler, n_classes:int, key:str)->None:
     "A finished latent sampler and the scale of its latents."
     _write_model(folder, sampler.kind, sampler.state() | {'scale.mean': scale.mean, 'scale.std': scale.std}, key,
@@ -430,7 +432,7 @@ def draw_stays(stages:Stages, y:Tensor, g:torch.Generator, row:Tensor|None=None,
     z, z_static = record.pop('z'), record.pop('z_static')
     return record | stages.temporal_vae_.sample(record, z, z_static, stages.transform_, g)
 
-# %% ../nbs/41_synthesizer.ipynb #8f0556a1
+# %% ../nbs/41_synthesizer.ipynb #2d2ac3cd
 class _CriticTask(Task):
     "The record critic: real against generated features."
     name = 'record_critic'
@@ -458,6 +460,7 @@ def load_critic(folder)->RecordCritic:
     critic.load_state_dict(tensors)
     return critic.eval()
 
+# %% ../nbs/41_synthesizer.ipynb #5f3b6bb8
 @torch.no_grad()
 def _fakes(stages:Stages, n:int, seed:int)->Tensor: # (n,P)
     "Features of generated stays, outcomes as in training."
@@ -481,7 +484,26 @@ def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, sampler, progress=pri
         _write_critic(folder, fit_task(task, dict(x=real), fit, cfg.train.record_critic, folder, seed, key, progress), key)
     return load_critic(folder)
 
-# %% ../nbs/41_synthesizer.ipynb #a5cf6427
+# %% ../nbs/41_synthesizer.ipynb #9503c165
+@torch.no_grad()
+def draw_cohort(stages:Stages, n:int, seed:int, outcome, given, composition, candidates)->Cohort:
+    "Draw stays block by block; the arguments are those of `Synthesizer.sample`."
+    tf, critic = stages.transform_, getattr(stages, 'critic_', None)
+    k = (critic.cfg.candidates if candidates is None else candidates) if critic is not None else 1
+    g = np.random.default_rng(torch_seed(seed, 'sample', 'outcome'))
+    table = pd.DataFrame(dict(share=[1.])) if composition is None else composition
+    y, row, rows = asked_composition(n, table, outcome, tf.prevalence, tf.schema, g)
+    rows, parts, block = [(given or {}) | r for r in rows], [], max(1, 4096//k)
+    for b,(y_, row_) in enumerate(zip(*(torch.as_tensor(a).split(block) for a in (y, row)))):
+        g = torch.Generator().manual_seed(torch_seed(seed, 'sample', b))
+        y_, row_ = y_.repeat_interleave(k), row_.repeat_interleave(k)
+        stays = draw_stays(stages, y_, g, row_, rows)
+        if k > 1: stays = _rows(stays, keep(critic(stay_features(stays, tf.schema)), y_*len(rows) + row_, k, g))
+        parts.append(decode_cohort(stays, stays, tf))
+    ids = np.array([f'synth{k:07d}' for k in range(n)], object)
+    return dataclasses.replace(concat(parts), subject_id=ids, stay_id=ids)
+
+# %% ../nbs/41_synthesizer.ipynb #6a86b3f0
 class Synthesizer(Stages):
     "The three models as one generator of cohorts."
     def __init__(self,
@@ -509,7 +531,6 @@ class Synthesizer(Stages):
         self.critic_ = fit_critic(train, self, *rest, f/kind, progress)
         return self
 
-    @torch.no_grad()
     def sample(self,
         n:int, # stays
         seed:int=0,
@@ -521,17 +542,4 @@ class Synthesizer(Stages):
         "Draw `n` synthetic stays."
         if not hasattr(self, 'sampler_'): raise SynkError('this Synthesizer has not been fitted; call fit(train) or Synthesizer.load(folder) first')
         if n < 1: raise SynkError('ask for at least one stay')
-        tf, critic = self.transform_, getattr(self, 'critic_', None)
-        k = (critic.cfg.candidates if candidates is None else candidates) if critic is not None else 1
-        g = np.random.default_rng(torch_seed(seed, 'sample', 'outcome'))
-        table = pd.DataFrame(dict(share=[1.])) if composition is None else composition
-        y, row, rows = asked_composition(n, table, outcome, tf.prevalence, tf.schema, g)
-        rows, parts, block = [(given or {}) | r for r in rows], [], max(1, 4096//k)
-        for b,(y_, row_) in enumerate(zip(*(torch.as_tensor(a).split(block) for a in (y, row)))):
-            g = torch.Generator().manual_seed(torch_seed(seed, 'sample', b))
-            y_, row_ = y_.repeat_interleave(k), row_.repeat_interleave(k)
-            stays = draw_stays(self, y_, g, row_, rows)
-            if k > 1: stays = _rows(stays, keep(critic(stay_features(stays, tf.schema)), y_*len(rows) + row_, k, g))
-            parts.append(decode_cohort(stays, stays, tf))
-        ids = np.array([f'synth{k:07d}' for k in range(n)], object)
-        return dataclasses.replace(concat(parts), subject_id=ids, stay_id=ids)
+        return draw_cohort(self, n, seed, outcome, given, composition, candidates)

@@ -6,7 +6,7 @@
 __all__ = ['TemporalVAEConfig', 'state_onehot', 'charted', 'before', 'clock', 'Encoder', 'Hazard', 'Decoder', 'chart_input',
            'reconstruction', 'write_hour', 'write_chart', 'TemporalVAE']
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #336d11ea
+# %% ../../nbs/32_models.temporal_vae.ipynb #88bab09e
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .heads import BinaryChain, Categorical, N_AGES, NumberChain, PAST, age_bin
 from .static_vae import kl_above, kl_normal, record_size, record_vector, reparameterise
 from ..schema import Schema
-from ..transform import Past
+from ..transform import Past, admission_past
 
 # %% ../../nbs/32_models.temporal_vae.ipynb #8e257934
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
     number = decoder.numbers.nll(h, {k: batch[k][at] for k in ('low', 'high', 'mid')}, past, batch['mask'][at])
     return {k: v.sum()/B for k,v in dict(state=state, binary=bits, number=number).items()}
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #700e1ba1
+# %% ../../nbs/32_models.temporal_vae.ipynb #5c84bce2
 @torch.no_grad()
 def write_hour(decoder:Decoder, h:Tensor, past:Past, binary:Tensor, last_states:Tensor, inside:Tensor, snap=None, generator=None):
     "Sample one hour from the LSTM's state: codes (B,D), masks and flags (B,D+K), states (B,C)."
@@ -172,7 +172,7 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
     B, T, D, dev = len(z), decoder.schema.hours, decoder.n_values, z.device
     stay = decoder.stay(z, z_static, record_vector(record, decoder.schema), record['outcome'])
     ticks, states, state = clock(record['length'], T), torch.full((B, len(decoder.levels)), -1, device=dev), None
-    past = Past.empty(B, D, dev) if transform is None else transform.admission(record['s_mid'], record['s_mask'])
+    past = Past.empty(B, D, dev) if transform is None else admission_past(transform, record['s_mid'], record['s_mask'])
     snap, memory = (None, 0.3) if transform is None else (transform.values.snap, transform.memory)
     binary, onehot, last_states, hours = torch.zeros(B, D + decoder.n_flags, device=dev), torch.zeros_like(state_onehot(states, decoder.levels)), states, []
     for t in range(T):
