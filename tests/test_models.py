@@ -40,7 +40,7 @@ def small(sampler='gaussian_mixture', static=60, temporal=40, gan=30, candidates
                               latent_gan=LatentGANConfig(noise_dim=32, hidden_dim=64, critic_dim=64),
                               gaussian_mixture=GaussianMixtureConfig(), flow_matching=FlowMatchingConfig(hidden_dim=64),
                               record_critic=RecordCriticConfig(candidates=candidates), sampler=sampler),
-        train=SimpleNamespace(static_vae=TrainConfig(epochs=static, lr=3e-3), temporal_vae=TrainConfig(epochs=temporal, lr=4e-3, batch_size=64),
+        train=SimpleNamespace(static_vae=TrainConfig(epochs=static, lr=3e-3), temporal_vae=TrainConfig(epochs=temporal, lr=4e-3, batch_size=32),
                               latent_gan=TrainConfig(epochs=gan, lr=1e-3), flow_matching=TrainConfig(epochs=gan, lr=1e-3),
                               record_critic=TrainConfig(epochs=10, lr=2e-3)))
 
