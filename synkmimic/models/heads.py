@@ -201,7 +201,7 @@ class NumberChain(NumberDensity):
         logp = F.logsigmoid(-repeat) + torch.logsumexp(weight + log_cell((low[:, None] - mu)/scale, (high[:, None] - mu)/scale), -1)
         same = (mid == own['last']) & (own['recency'] > 0)
         logp = torch.where(same, torch.logaddexp(F.logsigmoid(repeat), logp), logp)
-        return h.new_zeros(len(h)).index_add(0, n, -logp)
+        return logp.new_zeros(len(h)).index_add(0, n, -logp)
 
     @torch.no_grad()
     def sample(self, h:Tensor, past:dict[str, Tensor], mask:Tensor, snap=None, generator:torch.Generator|None=None)->Tensor: # (N,D)
