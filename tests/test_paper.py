@@ -34,7 +34,7 @@ def notebook(path, *code, prose='A small one.', parameters=PARAMETERS):
 
 def little(house, name, more='', prose='A small one.'):
     "A stand-in for a paper notebook: writes what the Snakefile expects."
-    suffixes = dict(t=('csv', 'tex', 'md'), f=('pdf', 'png')).get(name[0], ())
+    suffixes = dict(t=('csv', 'tex', 'md'), s=('csv', 'tex', 'md'), f=('pdf', 'png')).get(name[0], ())
     return notebook(house/'nbs'/'paper'/f'{name}.ipynb', WRITE.format(suffixes=suffixes, name=name) + more, prose=prose)
 
 def test_unknown_and_mistyped_parameters_are_refused(tmp_path):
