@@ -159,7 +159,7 @@ def shared(*overrides, needs=None):
     ('evaluation.n_boot=7', []), ('paper.synthetic=50', []), ('model.sampler=gaussian_mixture', []),
     ('model.gaussian_mixture.components=2', ['a3_gaussian_mixture']), ('train.latent_gan.epochs=9', ['a3_latent_gan']),
     ('train.temporal_vae.epochs=9', ['a2', 'a3']), ('model.static_vae.latent_dim=3', ['a1', 'a2', 'a3']), ('train.static_vae.batch_size=9', ['a1', 'a2', 'a3']),
-    ('transform.atom_share=0.3', ['a1', 'a2', 'a3']), ('paper.holdout=0.3', ['a0', 'a1', 'a2', 'a3']), ('simulate.n_stays=301', ['a0', 'a1', 'a2', 'a3']),
+    ('transform.memory=0.4', ['a1', 'a2', 'a3']), ('paper.holdout=0.3', ['a0', 'a1', 'a2', 'a3']), ('simulate.n_stays=301', ['a0', 'a1', 'a2', 'a3']),
     ('data.hours=12', ['a0', 'a1', 'a2', 'a3']), ('seed=1', ['a0', 'a1', 'a2', 'a3'])])
 def test_what_an_option_changes_is_made_again_and_nothing_else(override, changed):
     stages = {n for n in dependencies() if n[:2] in ('a0', 'a1', 'a2', 'a3')}
