@@ -34,7 +34,7 @@ class PaperConfig:
     holdout:float = 0.5 # share of people that no fit ever sees
     synthetic:int = 0 # synthetic stays per sampler; 0: as many as training stays
     samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture', 'flow_matching', 'latent_gan_plain') # a synthetic cohort each; _plain: no record critic
-    controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail
+    controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail, and comparators: ehr_safe, gaussian_copula, ...
 
 @dataclass(frozen=True)
 class ModelConfigs:

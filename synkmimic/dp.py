@@ -626,6 +626,7 @@ class DPSynthesizer(Synthesizer):
 
 def stages(cfg):
     "The stage functions that a configuration asks for: private ones when `dp.epsilon` is above 0."
-    names = ('fit_transform', 'fit_static_vae', 'fit_temporal_vae', 'fit_sampler')
-    own = globals() if cfg.dp.epsilon > 0 else vars(ordinary)
-    return SimpleNamespace(load_transform=load_transform, **{k: own[k] for k in names})
+    names, private = ('fit_transform', 'fit_static_vae', 'fit_temporal_vae', 'fit_sampler'), cfg.dp.epsilon > 0
+    own = globals() if private else vars(ordinary)
+    return SimpleNamespace(private=private, load_transform=load_transform, declared=lambda c: declared(c, cfg.dp) if private else c,
+                           fit_critic=(lambda *_, **__: None) if private else ordinary.fit_critic, **{k: own[k] for k in names})

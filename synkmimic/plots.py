@@ -24,7 +24,10 @@ from .core import SynkError, atomic_path
 COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', pink='#CC79A7', sky='#56B4E9', grey='#7F7F7F')
 ARMS = dict(real=('Real people', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
             flow_matching=('Flow matching', 'pink', '-.'), posterior=('Posterior draws', 'sky', '--'),
-            independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'))
+            independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'),
+            latent_gan_plain=('Latent GAN, no critic', 'blue', '--'), ehr_safe=('EHR-Safe', 'red', '-.'), gaussian_copula=('Gaussian copula', 'sky', ':'),
+            overfit=('Overfitted', 'grey', '--'), noisy_copy=('Noisy copy of train', 'green', '--'), time_shuffled=('Hours shuffled', 'grey', '-.'),
+            label_shuffled=('Outcomes shuffled', 'grey', ':'))
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': 0.6, 'xtick.major.width': 0.6, 'ytick.major.width': 0.6, 'lines.linewidth': 1.2,
          'pdf.fonttype': 42, 'font.family': 'DejaVu Sans', 'savefig.bbox': 'tight', 'savefig.pad_inches': 0.03, 'figure.dpi': 100, 'axes.axisbelow': True}

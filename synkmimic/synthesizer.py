@@ -199,8 +199,10 @@ def load_sampler(folder)->tuple[LatentScale, object]:
 
 # %% ../nbs/41_synthesizer.ipynb #0d34b1b6
 def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
-    "Stage 0: fit the transform on the training people."
+    "Stage 0: fit the transform on the training people; all later stages need it, so it is here that a private configuration is refused."
     folder = Path(folder)
+    if cfg.dp is not None and cfg.dp.epsilon > 0:
+        raise SynkError('dp.epsilon is set, and this fit is not private: use synkmimic.dp (DPSynthesizer, or the functions of stages(cfg)), which accounts for every part')
     if not (folder/'transform.json').exists(): CohortTransform.fit(train, cfg.transform, seed).save(folder)
     return CohortTransform.load(folder)
 
@@ -324,7 +326,7 @@ def decode_cohort(record:dict[str, Tensor], hours:dict[str, Tensor], transform:C
     column = dict(zip(s.static_of_kind('numerical'), number.T)) | dict(zip(s.static_of_kind('flag'), record['s_flag'].numpy().T))
     for k,f in enumerate(f for f in s.static if f.kind == 'categorical'):
         column[f.name] = pd.Categorical.from_codes(record['s_cat'][:, k].numpy(), categories=list(f.levels))
-    values = _hidden(transform.values.decode(hours['mid'].flatten(0, 1)).view(hours['mid'].shape), hours['mask'])
+    values = transform.values.decode(hours['mid'], hours['mask'])
     ids = np.array([f'synth{k:07d}' for k in range(n)], object)
     return Cohort(s, pd.DataFrame(column, index=range(n)), values.numpy(), hours['flags'].numpy(), hours['states'].numpy(),
                   record['length'].numpy(), record['outcome'].numpy(), ids, ids).validate()
@@ -456,7 +458,7 @@ def _write_critic(folder, critic:RecordCritic, key:str)->None:
 def load_critic(folder)->RecordCritic:
     "A finished record critic."
     tensors, meta = _read_model(folder, 'record_critic')
-    critic = RecordCritic(RecordCriticConfig(**meta['cfg']), meta['n_features'])
+    critic = RecordCritic(RecordCriticConfig(**meta['cfg']), meta['n_features'], len(tensors['weight']))
     critic.load_state_dict(tensors)
     return critic.eval()
 
@@ -480,7 +482,7 @@ def fit_critic(train:Cohort, stages:Stages, cfg, seed:int, sampler, progress=pri
         fit, judge = people_split(train.subject_id, cfg.train.record_critic.validation, torch_seed(seed, 'validation'))
         fakes = _fakes(stages, max(round(cfg.model.record_critic.fakes*len(train)), 10), seed)
         torch.manual_seed(torch_seed(seed, 'record_critic', 'weights'))
-        task = _CriticTask(RecordCritic(cfg.model.record_critic, real.shape[1]).start(real[fit]), real, fakes, judge)
+        task = _CriticTask(RecordCritic(cfg.model.record_critic, real.shape[1], len(train.schema.outcomes)).start(real[fit]), real, fakes, judge)
         _write_critic(folder, fit_task(task, dict(x=real), fit, cfg.train.record_critic, folder, seed, key, progress), key)
     return load_critic(folder)
 
@@ -519,8 +521,6 @@ class Synthesizer(Stages):
         progress=print,
     )->'Synthesizer':
         "Train all stages in order."
-        if type(self) is Synthesizer and getattr(getattr(self.cfg, 'dp', None), 'epsilon', 0):
-            raise SynkError('dp.epsilon is set: a private model is made by synkmimic.dp.DPSynthesizer, which accounts for every part')
         if folder is None:
             with tempfile.TemporaryDirectory() as tmp: return self.fit(train, tmp, progress)
         f, rest, kind = Path(folder), (self.cfg, self.seed), self.cfg.model.sampler

@@ -186,10 +186,12 @@ class QuantileMaps(Knots):
         "The canonical code of each value: the middle of its cell."
         return middle(*self.cell(x))
 
-    def decode(self, z:Tensor)->Tensor: # (N,D) -> (N,D)
-        "Values at the charting step, inside their range."
-        d = torch.arange(z.shape[1]).expand(z.shape)
-        return self._value(z.double().flatten(), d.flatten()).view(z.shape)
+    def decode(self, z:Tensor, mask:Tensor|None=None)->Tensor: # (...,D) -> (...,D) float64
+        "Values at the charting step, inside their range; NaN outside `mask`."
+        mask = torch.ones_like(z, dtype=torch.bool) if mask is None else mask
+        out = torch.full(z.shape, torch.nan, dtype=torch.float64)
+        out[mask] = self._value(z[mask].double(), mask.nonzero()[:, -1])
+        return out
 
 # %% ../nbs/20_transform.ipynb #cd82caa7
 _TABLE = ('z', 'v', 'tails', 'step', 'low', 'high', 'reach')
@@ -197,22 +199,28 @@ _TABLE = ('z', 'v', 'tails', 'step', 'low', 'high', 'reach')
 class QuantileTransform(QuantileMaps):
     "The maps with a list of all charting cells, and what is stored of them."
     @functools.cached_property
-    def _codebook(self)->list[tuple[Tensor, Tensor]]: # per variable: upper edges (K-1,) and codes (K,) of all its cells
+    def _codebook(self)->list[tuple[Tensor, Tensor, Tensor]]: # per variable: upper edges (K-1,), codes (K,) and charted values (K,) of all its cells
         "Every cell that can be charted, as scores."
         out = []
         for d in range(len(self.step)):
             at = torch.full((2,), d)
             ends = (self._value(torch.tensor([-9., 9.], dtype=torch.float64), at)/self.step[d]).round().long()
             k = torch.arange(ends[0], ends[1] + 1)
-            low, high = self._cell(self._charted(k.double(), torch.full_like(k, d)), torch.full_like(k, d))
+            values = self._charted(k.double(), torch.full_like(k, d))
+            low, high = self._cell(values, torch.full_like(k, d))
             low[0], high[-1] = 0., 1.
-            out.append((torch.special.ndtri(high[:-1]).float().contiguous(), middle(low, high).float()))
+            out.append((torch.special.ndtri(high[:-1]).float().contiguous(), middle(low, high).float(), values.clamp(self.low[d], self.high[d])))
         return out
 
     def snap(self, z:Tensor, d:int)->Tensor: # (M,) -> (M,) float32
         "The code of the charting cell of variable d that each score falls into."
-        edges, codes = self._codebook[d]
+        edges, codes, _ = self._codebook[d]
         return codes[torch.searchsorted(edges, z.contiguous())]
+
+    def value(self, z:Tensor, d:int)->Tensor: # (M,) -> (M,) float64
+        "The charted value of the cell of variable d that each score falls into."
+        edges, _, values = self._codebook[d]
+        return values[torch.searchsorted(edges, z.contiguous())]
 
     def state(self)->dict[str, np.ndarray]:
         "Arrays to store."

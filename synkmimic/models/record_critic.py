@@ -48,26 +48,29 @@ def stay_features(stays:dict[str, Tensor], schema:Schema)->Tensor: # encoded sta
 # %% ../../nbs/39_models.record_critic.ipynb #fba275fd
 class RecordCritic(nn.Module):
     "Log-odds that a stay is real."
-    def __init__(self, cfg:RecordCriticConfig, n_features:int):
+    def __init__(self, cfg:RecordCriticConfig, n_features:int, n_outcomes:int=2):
         super().__init__()
         self.cfg, h = cfg, cfg.hidden_dim
         self.register_buffer('mean', torch.zeros(n_features))
         self.register_buffer('std', torch.ones(n_features))
+        self.register_buffer('weight', torch.ones(n_outcomes)) # of the stays of each outcome
         self.net = nn.Sequential(nn.Dropout(cfg.dropout/4), nn.Linear(n_features, h), nn.SiLU(), nn.Dropout(cfg.dropout), nn.Linear(h, h//2), nn.SiLU(),
                                  nn.Dropout(cfg.dropout), nn.Linear(h//2, 1))
 
     @torch.no_grad()
     def start(self, x:Tensor)->'RecordCritic': # (n,P)
-        "Standardise by these features."
+        "Standardise by these features; a rare outcome weighs by the root of its rarity."
         self.mean, self.std = x.mean(0), x.std(0).clamp_min(1e-3)
+        self.weight = x[:, -len(self.weight):].mean(0).clamp_min(0.01).rsqrt()
         return self
 
     def forward(self, x:Tensor)->Tensor: # (B,P) -> (B,)
         return self.net(((x - self.mean)/self.std).clamp(-6, 6))[:, 0]
 
     def loss(self, real:Tensor, fake:Tensor)->Tensor:
-        "Cross-entropy with both sides weighted alike."
-        return 0.5*(F.softplus(-self(real)).mean() + F.softplus(self(fake)).mean())
+        "Cross-entropy with both sides weighted alike, and the outcomes by `weight`."
+        side = lambda x, sign: ((w := x[:, -len(self.weight):] @ self.weight)*F.softplus(sign*self(x))).sum()/w.sum()
+        return 0.5*(side(real, -1) + side(fake, 1))
 
 # %% ../../nbs/39_models.record_critic.ipynb #751b52df
 def keep(

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['TemporalVAEConfig', 'state_onehot', 'charted', 'before', 'clock', 'Encoder', 'Hazard', 'Decoder', 'chart_input',
-           'reconstruction', 'write_hour', 'write_chart', 'TemporalVAE']
+           'reconstruction', 'hour_rules', 'write_hour', 'write_chart', 'TemporalVAE']
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #88bab09e
+# %% ../../nbs/32_models.temporal_vae.ipynb #39cc445b
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from .heads import BinaryChain, Categorical, N_AGES, NumberChain, PAST, age_bin
 from .static_vae import kl_above, kl_normal, record_size, record_vector, reparameterise
+from ..rules import relations_due
 from ..schema import Schema
 from ..transform import Past, admission_past
 
@@ -144,18 +147,35 @@ def reconstruction(decoder:Decoder, batch:dict[str, Tensor], z:Tensor, z_static:
     binary = torch.cat([batch['mask'].float(), batch['flags']], -1)
     chart = chart_input(batch, before(batch['flags']), before(seen_states), last_states, clock(batch['length'], T))
     hs, _ = decoder.hidden(decoder.stay(z, z_static, record, batch['outcome']), chart, torch.arange(T, device=z.device))
-    h, past = hs[at], {k: batch[k][at] for k in _PAST} # (N,H) (N,D)..
-    levels, states = batch['states'].new_tensor(decoder.levels), batch['states'][at]
-    state = decoder.states.nll(h, torch.where(states < 0, levels, states), last_states[at])
-    h = h + F.silu(decoder.after_states(seen_states[at]))
-    bits = decoder.binary.nll(h, binary[at], decoder.hazard(past, before(binary)[at]))
-    h = h + F.silu(decoder.after_binary(binary[at]))
-    number = decoder.numbers.nll(h, {k: batch[k][at] for k in ('low', 'high', 'mid')}, past, batch['mask'][at])
+    rows = at.flatten().nonzero()[:, 0]
+    inside = lambda x: x.flatten(0, 1).index_select(0, rows) # (B,T,.) -> (N,.)
+    h, past, written = inside(hs), {k: inside(batch[k]) for k in _PAST}, inside(binary)
+    levels, states = batch['states'].new_tensor(decoder.levels), inside(batch['states'])
+    state = decoder.states.nll(h, torch.where(states < 0, levels, states), inside(last_states))
+    h = h + F.silu(decoder.after_states(inside(seen_states)))
+    bits = decoder.binary.nll(h, written, decoder.hazard(past, inside(before(binary))))
+    h = h + F.silu(decoder.after_binary(written))
+    number = decoder.numbers.nll(h, {k: inside(batch[k]) for k in ('low', 'high', 'mid')}, past, inside(batch['mask']))
     return {k: v.sum()/B for k,v in dict(state=state, binary=bits, number=number).items()}
 
-# %% ../../nbs/32_models.temporal_vae.ipynb #5c84bce2
+# %% ../../nbs/32_models.temporal_vae.ipynb #40adb2dd
+def hour_rules(transform)->dict[int, Callable]: # variable -> (codes (M,), their rows (M,), codes so far (D,B), mask (B,D)) -> allowed (M,)
+    "The rules of the body that a cohort's hourly variables can be held to, in terms of codes."
+    value = transform.values.value
+    def rule(d, relations):
+        def allowed(z, rows, x, mask):
+            ok = torch.ones(len(z), dtype=torch.bool, device=z.device)
+            for relation,at in relations:
+                judged = mask[rows][:, at].all(1)
+                charted = [value(z[judged] if k == d else x[k, rows[judged]], k) for k in at]
+                ok[judged] &= relation.holds(*charted)
+            return ok
+        return allowed
+    return {d: rule(d, relations) for d,relations in relations_due(transform.schema.names('values')).items()}
+
+# %% ../../nbs/32_models.temporal_vae.ipynb #3a602dc0
 @torch.no_grad()
-def write_hour(decoder:Decoder, h:Tensor, past:Past, binary:Tensor, last_states:Tensor, inside:Tensor, snap=None, generator=None):
+def write_hour(decoder:Decoder, h:Tensor, past:Past, binary:Tensor, last_states:Tensor, inside:Tensor, snap=None, generator=None, allows=MappingProxyType({})):
     "Sample one hour from the LSTM's state: codes (B,D), masks and flags (B,D+K), states (B,C)."
     levels, known = last_states.new_tensor(decoder.levels), past.tensors()
     codes = decoder.states.sample(h, generator, charted(state_onehot(last_states, decoder.levels), decoder.levels))
@@ -163,7 +183,7 @@ def write_hour(decoder:Decoder, h:Tensor, past:Past, binary:Tensor, last_states:
     h = h + F.silu(decoder.after_states(state_onehot(states, decoder.levels)))
     binary = decoder.binary.sample(h, decoder.hazard(known, binary), generator)*inside
     mask = binary[:, :decoder.n_values].bool()
-    return decoder.numbers.sample(h + F.silu(decoder.after_binary(binary)), known, mask, snap, generator), binary, states
+    return decoder.numbers.sample(h + F.silu(decoder.after_binary(binary)), known, mask, snap, generator, allows), binary, states
 
 @torch.no_grad()
 def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Tensor, transform=None,
@@ -173,13 +193,13 @@ def write_chart(decoder:Decoder, record:dict[str, Tensor], z:Tensor, z_static:Te
     stay = decoder.stay(z, z_static, record_vector(record, decoder.schema), record['outcome'])
     ticks, states, state = clock(record['length'], T), torch.full((B, len(decoder.levels)), -1, device=dev), None
     past = Past.empty(B, D, dev) if transform is None else admission_past(transform, record['s_mid'], record['s_mask'])
-    snap, memory = (None, 0.3) if transform is None else (transform.values.snap, transform.memory)
+    snap, memory, allows = (None, 0.3, {}) if transform is None else (transform.values.snap, transform.memory, hour_rules(transform))
     binary, onehot, last_states, hours = torch.zeros(B, D + decoder.n_flags, device=dev), torch.zeros_like(state_onehot(states, decoder.levels)), states, []
     for t in range(T):
         stays = charted(state_onehot(last_states, decoder.levels), decoder.levels)
         chart = chart_input(past.tensors(), binary[:, D:], onehot, stays, ticks[:, t])[:, None]
         h, state = decoder.hidden(stay, chart, torch.tensor([t], device=dev), state)
-        number, binary, states = write_hour(decoder, h[:, 0], past, binary, last_states, (t < record['length'])[:, None], snap, generator)
+        number, binary, states = write_hour(decoder, h[:, 0], past, binary, last_states, (t < record['length'])[:, None], snap, generator, allows)
         onehot, last_states, mask = state_onehot(states, decoder.levels), torch.where(states >= 0, states, last_states), binary[:, :D].bool()
         past = past.then(number, mask, memory)
         hours.append((number, mask, binary[:, D:], states))
