@@ -330,3 +330,13 @@ def test_the_transform_learns_from_the_stand_in_alone(run):
     made = tf.standin
     assert np.allclose(tf.prevalence, np.bincount(made.outcome, minlength=3)/len(made)) and not tf.los_is_length
     assert set(made.subject_id) == {f'standin{k:06d}' for k in range(300)}
+
+
+def test_a_configuration_with_a_budget_is_never_fitted_openly(ward, tmp_path):
+    "The ordinary first stage refuses; `stages` gives the private ones, and no record critic."
+    from synkmimic import synthesizer
+    with pytest.raises(SynkError, match='not private'): synthesizer.fit_transform(ward, small(), 0, tmp_path/'t')
+    with pytest.raises(SynkError, match='not private'): synthesizer.Synthesizer(small()).fit(ward, tmp_path/'s', quiet)
+    private, open_ = dp.stages(small()), dp.stages(small('dp.epsilon=0'))
+    assert private.private and private.fit_temporal_vae is dp.fit_temporal_vae and private.fit_critic() is None
+    assert not open_.private and open_.fit_temporal_vae is synthesizer.fit_temporal_vae and open_.fit_critic is synthesizer.fit_critic
