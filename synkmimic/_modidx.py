@@ -778,6 +778,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper._below': ('paper.html#_below', 'synkmimic/paper.py'),
                                  'synkmimic.paper._die_with_parent': ('paper.html#_die_with_parent', 'synkmimic/paper.py'),
                                  'synkmimic.paper._file_imports': ('paper.html#_file_imports', 'synkmimic/paper.py'),
+                                 'synkmimic.paper._finished_elsewhere': ('paper.html#_finished_elsewhere', 'synkmimic/paper.py'),
                                  'synkmimic.paper._hold_lock': ('paper.html#_hold_lock', 'synkmimic/paper.py'),
                                  'synkmimic.paper._link': ('paper.html#_link', 'synkmimic/paper.py'),
                                  'synkmimic.paper._make': ('paper.html#_make', 'synkmimic/paper.py'),
