@@ -22,6 +22,7 @@ NEEDS = dict(
     a3_flow_matching=['a2_temporal_vae'],
     a4_generate=['a3_latent_gan', 'a3_gaussian_mixture', 'a3_flow_matching'],
     a5_fidelity=['a4_generate'],
+    a5_draws=['a4_generate'],
     a6_utility=['a4_generate'],
     a7_privacy_model_based=['a4_generate'],
     a7_privacy_model_free=['a4_generate'],
@@ -31,8 +32,14 @@ NEEDS = dict(
     t4_privacy=['a7_privacy_model_based'],
     f1_pipeline=['a4_generate'],
     f2_marginals=['a4_generate'],
+    f3_correlation=['a4_generate'],
     f4_acf=['a5_fidelity'],
+    f5_measurement=['a4_generate'],
+    f6_subgroups=['a5_fidelity'],
     s2_ablation=['a5_fidelity', 'a6_utility', 'a7_privacy_model_based'],
+    s3_features=['a5_fidelity'],
+    s4_latent_map=['a4_generate'],
+    s5_variance=['a5_draws'],
 )
 JOBS = jobs_of(RUN, NEEDS) # without the samplers that paper.samplers does not name
 OWN = [j for j in JOBS if j.run == RUN]

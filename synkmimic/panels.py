@@ -131,16 +131,16 @@ def densities(
     "One row of panels per arm, one column per panel name."
     arms, panels = list(frame.arm.unique()), list(frame.panel.unique())
     fig, axes = canvas(len(panels), len(arms), 6.9, 1.75*len(panels) + 0.2)
-    xs, ys = np.sort(frame.x.unique()), np.sort(frame.y.unique())
     for line,panel in zip(axes, panels):
         d = frame[frame.panel == panel]
+        xs, ys = np.sort(d.x.unique()), np.sort(d.y.unique()) # each panel may have a grid of its own
         grids = {a: e.pivot_table(index='y', columns='x', values='n', aggfunc='sum').reindex(index=ys, columns=xs).to_numpy(float) for a,e in d.groupby('arm', sort=False)}
         parts = {a: np.where(m >= floor, m/max(np.nansum(m), 1), np.nan) for a,m in grids.items()}
         top = max([np.nanmax(m) for m in parts.values() if np.isfinite(m).any()], default=1.)
         for ax,arm in zip(line, arms):
             ax.pcolormesh(xs, ys, parts.get(arm, np.full((len(ys), len(xs)), np.nan)), cmap='cividis_r', vmin=0, vmax=top, shading='nearest', rasterized=True)
             if panel == panels[0]: ax.set_title(arm_look(arm)['label'], fontsize=8)
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], xlim=(frame.x.min(), frame.x.max()), ylim=(frame.y.min(), frame.y.max()))
         line[0].set_ylabel(f'{panel}\n{labels[1]}', fontsize=7)
     for ax in axes[-1]: ax.set_xlabel(labels[0], fontsize=7)
     return fig

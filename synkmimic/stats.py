@@ -6,7 +6,8 @@
 __all__ = ['COLUMNS', 'Estimate', 'score', 'no_score', 'score_frame', 'estimable', 'not_estimable', 'require_same_schema',
            'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
            'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'auc_covariance', 'delong',
-           'delong_difference', 'weighted_auc', 'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm']
+           'delong_difference', 'weighted_auc', 'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm',
+           'VarianceSplit', 'variance_split']
 
 # %% ../nbs/50_stats.ipynb #49ebc8f3
 from dataclasses import dataclass
@@ -267,3 +268,40 @@ def holm(p)->np.ndarray:
     out = np.empty(len(p))
     out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p)))*p[order]), 1)
     return out
+
+# %% ../nbs/50_stats.ipynb #4c4aa250
+@dataclass(frozen=True)
+class VarianceSplit:
+    "A score over generator seeds and draws."
+    mean:Estimate # n is the number of values
+    seed_sd:float # between generators; NaN with one seed
+    draw_sd:float # between draws of a generator; NaN with one draw a seed
+    seeds:int
+    draws:int # the most of any seed
+
+    @property
+    def scope(self)->str:
+        "What the interval speaks of."
+        return 'seeds and draws' if self.seeds > 1 else 'draws of one generator' if self.draws > 1 else 'a single value'
+
+def _student(x:np.ndarray, n:int, level:float)->Estimate:
+    "Mean with Student's interval."
+    if len(x) < 2: return Estimate(float(x.mean()), np.nan, np.nan, n)
+    half = sps.t.ppf(0.5 + level/2, len(x) - 1)*x.std(ddof=1)/np.sqrt(len(x))
+    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
+
+def variance_split(
+    values, # (n,) a score of every draw
+    seed, # (n,) the generator it came from
+    level:float=0.95,
+)->VarianceSplit:
+    "Mean of a score, and how much of its variation is between generators and between their draws."
+    x, (_, at) = np.asarray(values, float), np.unique(np.asarray(seed), return_inverse=True)
+    if len(x) == 0 or not np.isfinite(x).all(): raise SynkError(f'{int((~np.isfinite(x)).sum())} of {len(x)} scores are no numbers; leave them out and say so')
+    k = np.bincount(at)
+    means, S, n = np.bincount(at, x)/k, len(k), len(x)
+    within = float(((x - means[at])**2).sum()/(n - S)) if n > S else np.nan
+    if S == 1: return VarianceSplit(_student(x, n, level), np.nan, float(np.sqrt(within)), 1, n)
+    between, n0 = float((k*(means - x.mean())**2).sum()/(S - 1)), (n - (k**2).sum()/n)/(S - 1)
+    seed_sd = np.sqrt(max(between - within, 0)/n0) if n > S else np.nan
+    return VarianceSplit(_student(means, n, level), float(seed_sd), float(np.sqrt(within)), S, int(k.max()))
