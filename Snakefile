@@ -36,6 +36,7 @@ NEEDS = dict(
     f4_acf=['a5_fidelity'],
     f5_measurement=['a4_generate'],
     f6_subgroups=['a5_fidelity'],
+    s1_metric_audit=[],
     s2_ablation=['a5_fidelity', 'a6_utility', 'a7_privacy_model_based'],
     s3_features=['a5_fidelity'],
     s4_latent_map=['a4_generate'],
