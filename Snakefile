@@ -41,6 +41,7 @@ NEEDS = dict(
     s3_features=['a5_fidelity'],
     s4_latent_map=['a4_generate'],
     s5_variance=['a5_draws'],
+    s6_size_power=[],
 )
 JOBS = jobs_of(RUN, NEEDS) # without the samplers that paper.samplers does not name
 OWN = [j for j in JOBS if j.run == RUN]
