@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'Estimate', 'score', 'no_score', 'score_frame', 'estimable', 'not_estimable', 'require_same_schema',
            'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
-           'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'auc_covariance', 'delong',
-           'delong_difference', 'weighted_auc', 'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm',
-           'VarianceSplit', 'variance_split']
+           'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'standardised_difference',
+           'standardised_distance', 'auc_covariance', 'delong', 'delong_difference', 'weighted_auc', 'hanley_mcneil_se',
+           'minimum_detectable_auc', 'tost', 'holm', 'VarianceSplit', 'variance_split']
 
 # %% ../nbs/50_stats.ipynb #49ebc8f3
 from dataclasses import dataclass
@@ -191,6 +191,23 @@ def rate_difference(k1:int, n1:int, k0:int, n0:int, level:float=0.95)->Estimate:
     (l1, h1), (l0, h0), p1, p0 = wilson(k1, n1, level), wilson(k0, n0, level), k1/n1, k0/n0
     low, high = p1 - p0 - np.hypot(p1 - l1, h0 - p0), p1 - p0 + np.hypot(h1 - p1, p0 - l0)
     return Estimate(float(p1 - p0), float(low), float(high), int(min(n1, n0)))
+
+# %% ../nbs/50_stats.ipynb #b9f582c5
+def standardised_difference(a, b)->float: # NaN where it cannot be said
+    "Difference of two groups of numbers, in standard deviations; missing values are left out."
+    a, b = (np.asarray(x, float)[~np.isnan(np.asarray(x, float))] for x in (a, b))
+    if min(len(a), len(b)) < 2: return np.nan
+    sd = np.sqrt((a.var(ddof=1) + b.var(ddof=1))/2)
+    return float((b.mean() - a.mean())/sd) if sd > 0 else 0. if a.mean() == b.mean() else np.nan
+
+def standardised_distance(a, b, levels:int)->float: # codes 0..levels-1, negative for missing; NaN where it cannot be said
+    "The same for levels, without a sign."
+    p, q = (np.bincount(np.asarray(x)[np.asarray(x) >= 0], minlength=levels)/max((np.asarray(x) >= 0).sum(), 1) for x in (a, b))
+    if p.sum() == 0 or q.sum() == 0: return np.nan
+    seen = np.flatnonzero((p + q > 0))[1:]
+    p, q = p[seen], q[seen]
+    S = (np.diag(p) - np.outer(p, p) + np.diag(q) - np.outer(q, q))/2
+    return float(np.sqrt(max((q - p) @ np.linalg.pinv(S) @ (q - p), 0))) if len(seen) else 0.
 
 # %% ../nbs/50_stats.ipynb #95446e03
 def _shares(y, scores)->tuple: # (k,n1) (k,n0)
