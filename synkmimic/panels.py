@@ -74,6 +74,28 @@ def forest(
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(5, len(arms)), fontsize=7, frameon=False)
     return fig
 
+# %% ../nbs/84_panels.ipynb #41a93867
+def _histogram(ax, d:pd.DataFrame)->None:
+    "Real bins filled, others as steps."
+    for arm,e in d.groupby('arm', sort=False):
+        edges = np.r_[e.left, e.right.iloc[-1]]
+        ax.stairs(e.share/np.maximum(e.right - e.left, 1e-12), edges, fill=arm == 'real', color='#BDBDBD' if arm == 'real' else arm_look(arm)['color'], lw=1)
+    ax.set(yticks=[])
+
+_LINES = ('-', '--', ':', '-.')
+
+def _trajectories(ax, d:pd.DataFrame)->None:
+    "Mean by hour, a line style for each outcome."
+    for (arm,outcome),e in d.groupby(['arm', 'outcome'], sort=False):
+        ax.plot(e.hour, e.value, color=arm_look(arm)['color'], ls=_LINES[list(d.outcome.unique()).index(outcome) % 4], lw=0.9)
+
+def _card_legend(fig, arms, outcomes)->None:
+    "Arms by colour, outcomes by line."
+    from matplotlib.lines import Line2D
+    hand = [Line2D([], [], color=arm_look(a)['color'], label=arm_look(a)['label']) for a in arms]
+    hand += [Line2D([], [], color=COLOURS['grey'], ls=_LINES[k % 4], label=str(o).replace('_', ' ')) for k,o in enumerate(outcomes)]
+    fig.legend(handles=hand, loc='outside upper center', ncols=len(hand), fontsize=7, frameon=False)
+
 # %% ../nbs/84_panels.ipynb #2a2c4297
 def cards(
     histogram:pd.DataFrame, # feature, arm, left, right, share: bins
@@ -100,27 +122,6 @@ def cards(
     for j,label in enumerate(('value', 'mean, hour', '% charted, hour')*columns): (last[j] if last[j].get_visible() else axes[max(rows - 2, 0), j]).set_xlabel(label, fontsize=6)
     _card_legend(fig, list(histogram.arm.unique()), list(trajectory.outcome.unique()))
     return fig
-
-def _histogram(ax, d:pd.DataFrame)->None:
-    "Real bins filled, others as steps."
-    for arm,e in d.groupby('arm', sort=False):
-        edges = np.r_[e.left, e.right.iloc[-1]]
-        ax.stairs(e.share/np.maximum(e.right - e.left, 1e-12), edges, fill=arm == 'real', color='#BDBDBD' if arm == 'real' else arm_look(arm)['color'], lw=1)
-    ax.set(yticks=[])
-
-_LINES = ('-', '--', ':', '-.')
-
-def _trajectories(ax, d:pd.DataFrame)->None:
-    "Mean by hour, a line style for each outcome."
-    for (arm,outcome),e in d.groupby(['arm', 'outcome'], sort=False):
-        ax.plot(e.hour, e.value, color=arm_look(arm)['color'], ls=_LINES[list(d.outcome.unique()).index(outcome) % 4], lw=0.9)
-
-def _card_legend(fig, arms, outcomes)->None:
-    "Arms by colour, outcomes by line."
-    from matplotlib.lines import Line2D
-    hand = [Line2D([], [], color=arm_look(a)['color'], label=arm_look(a)['label']) for a in arms]
-    hand += [Line2D([], [], color=COLOURS['grey'], ls=_LINES[k % 4], label=str(o).replace('_', ' ')) for k,o in enumerate(outcomes)]
-    fig.legend(handles=hand, loc='outside upper center', ncols=len(hand), fontsize=7, frameon=False)
 
 # %% ../nbs/84_panels.ipynb #a2df78d4
 def densities(

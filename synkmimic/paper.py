@@ -295,11 +295,6 @@ class RunFolder:
         names = [*self.settings['paper']['samplers'], *self.settings['paper']['controls']]
         return {k: self.cohort(f'synthetic/{k}') for k in names}
 
-    def draws(self)->dict:
-        "The draws of the first sampler, by number."
-        first = self.settings['paper']['samplers'][0]
-        return {k: self.cohort(f'synthetic/{first}' + (f'.draw{k}' if k > 1 else '')) for k in range(1, self.settings['paper'].get('draws', 1) + 1)}
-
     def scores(self, pillar:str, stage:str):
         "A tidy frame of scores."
         import pandas as pd

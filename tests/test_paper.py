@@ -12,7 +12,7 @@ import pytest
 
 from synkmimic.config import compose, resolved
 from synkmimic.core import ConfigError, SynkError, read_json, write_json
-from synkmimic.paper import (borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan, prepare,
+from synkmimic.paper import (DRAWN, borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan, prepare,
                              prepare_sweep, read_spec, share_keys, sweep)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ def notebook(path, *code, prose='A small one.', parameters=PARAMETERS):
 
 def little(house, name, more='', prose='A small one.'):
     "A stand-in for a paper notebook: writes what the Snakefile expects."
-    suffixes = dict(t=('csv', 'tex', 'md'), s=('csv', 'tex', 'md'), f=('pdf', 'png')).get(name[0], ())
+    suffixes = ('pdf', 'png') if name[0] == 'f' or name in DRAWN else ('csv', 'tex', 'md') if name[0] in 'ts' else ()
     return notebook(house/'nbs'/'paper'/f'{name}.ipynb', WRITE.format(suffixes=suffixes, name=name) + more, prose=prose)
 
 def test_unknown_and_mistyped_parameters_are_refused(tmp_path):
