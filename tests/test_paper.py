@@ -110,7 +110,7 @@ def test_only_what_is_stale_reruns(house):
     little(house, 'a5_fidelity', prose='Many more words about the same thing.')
     assert make(house)[:2] == ([], 0), 'times and prose do not count'
     little(house, 'a5_fidelity', more='x = 1')
-    assert make(house)[0] == ['a5_fidelity', 'f4_acf', 's2_ablation', 't2_fidelity'], 'changed code reruns the notebook and what needs it'
+    assert make(house)[0] == ['a5_fidelity', 'f4_acf', 'f6_subgroups', 's2_ablation', 's3_features', 't2_fidelity'], 'changed code reruns the notebook and what needs it'
     module = house/'synkmimic'/'schema.py'
     module.write_text(module.read_text() + '\n# a comment\n')
     assert make(house)[0] == [], 'a comment in a module does not count'
@@ -136,7 +136,7 @@ def test_a_sweep_makes_what_differs_and_shares_the_rest(house):
     "After the ordinary run, a sweep with it and with a longer GAN: one new GAN and all that follows, the cohort and the VAEs linked, one comparison."
     ran, status, said = make(house, 'both-d')
     assert status == 0, said
-    assert ran == ['a3_latent_gan', 'a4_generate', 'a5_fidelity', 'a6_utility', 'a7_privacy_model_based', 's2_ablation'], said
+    assert ran == ['a3_latent_gan', 'a4_generate', 'a5_draws', 'a5_fidelity', 'a6_utility', 'a7_privacy_model_based', 's2_ablation', 's5_variance'], said
     assert sorted(re.findall(r'(\w+) +\.\.\. shared with demo-d', said)) == ['a0_cohort', 'a1_static_vae', 'a2_temporal_vae', 'a3_gaussian_mixture']
     assert {p.name for p in (house/'figures'/'both').iterdir()} >= {'s2_ablation.csv', 'manifest.json'}
     assert make(house, 'both-d')[:2] == ([], 0), 'a second sweep does nothing'
