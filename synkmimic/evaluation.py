@@ -43,7 +43,7 @@ class EvaluationConfig:
 
 PILLARS = ('fidelity', 'utility', 'privacy')
 
-# %% ../nbs/64_evaluation.ipynb #e208dfc5
+# %% ../nbs/64_evaluation.ipynb #8c94273b
 _TEXT = dict(
     ks='KS distance, one value per stay', ks_values='KS distance of all measured values',
     wasserstein='Wasserstein distance / real SD',
@@ -76,12 +76,10 @@ _TEXT = dict(
     predictive_score='next-hour error on unseen real stays, in SD',
     predictive_difference='the same, trained on synthetic - trained on real',
     condition_difference='share delivered - share asked', condition_gap='distance of delivered and asked shares',
-    subgroup_ks='KS distance of stay means within a group',
-    subgroup_missing='mean |difference| of missing share within a group',
-    subgroup_prevalence='mean |difference| of shares of stays within a group',
-    subgroup_spearman='mean |difference| of Spearman correlations within a group',
-    subgroup_acf='mean |difference| of autocorrelation within a group',
-    subgroup_c2st='AUC real or synthetic within a group',
+    sub_ks='ks within a group', sub_missing_rate_gap='missing_rate_gap within a group',
+    sub_missing_by_hour='missing_by_hour within a group',
+    sub_spearman_difference='spearman_difference within a group', sub_acf_gap='acf_gap within a group',
+    sub_c2st_auc_raw='c2st_auc_raw within a group', sub_worst='the worst group of each, named in the note',
     acf='within-stay autocorrelation', acf_gap='mean |difference| of autocorrelation over lags',
     step_ks='KS distance of hourly changes',
     step_wasserstein='Wasserstein distance of hourly changes / real SD',
@@ -108,7 +106,7 @@ _LOW = dict.fromkeys(_SIGNED, -1.) | dict(pmse_standardised=-np.inf, predictive_
                                           beta_recall=-1.)
 _HIGH = dict.fromkeys(_OPEN, np.inf) | dict.fromkeys(
     ('spearman_difference', 'mask_spearman_difference', 'hour_spearman_difference', 'lagged_correlation_difference',
-     'comeasurement_difference', 'acf_gap', 'subgroup_spearman', 'subgroup_acf', 'mmd'), 2.) | dict(
+     'comeasurement_difference', 'acf_gap', 'sub_spearman_difference', 'sub_acf_gap', 'sub_worst', 'mmd'), 2.) | dict(
     discriminative_score=0.5, pmse=0.25)
 _IDEAL = dict(lower=0., zero=0., higher=1., one=1., half=0.5, target=None)
 

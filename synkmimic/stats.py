@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'Estimate', 'score', 'no_score', 'score_frame', 'estimable', 'not_estimable', 'require_same_schema',
            'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
-           'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'auc_covariance', 'delong',
-           'delong_difference', 'weighted_auc', 'hanley_mcneil_se', 'minimum_detectable_auc', 'tost', 'holm']
+           'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'standardised_difference',
+           'standardised_distance', 'auc_covariance', 'delong', 'delong_difference', 'weighted_auc', 'hanley_mcneil_se',
+           'minimum_detectable_auc', 'tost', 'holm', 'VarianceSplit', 'variance_split']
 
 # %% ../nbs/50_stats.ipynb #49ebc8f3
 from dataclasses import dataclass
@@ -191,6 +192,23 @@ def rate_difference(k1:int, n1:int, k0:int, n0:int, level:float=0.95)->Estimate:
     low, high = p1 - p0 - np.hypot(p1 - l1, h0 - p0), p1 - p0 + np.hypot(h1 - p1, p0 - l0)
     return Estimate(float(p1 - p0), float(low), float(high), int(min(n1, n0)))
 
+# %% ../nbs/50_stats.ipynb #b9f582c5
+def standardised_difference(a, b)->float: # NaN where it cannot be said
+    "Difference of two groups of numbers, in standard deviations; missing values are left out."
+    a, b = (np.asarray(x, float)[~np.isnan(np.asarray(x, float))] for x in (a, b))
+    if min(len(a), len(b)) < 2: return np.nan
+    sd = np.sqrt((a.var(ddof=1) + b.var(ddof=1))/2)
+    return float((b.mean() - a.mean())/sd) if sd > 0 else 0. if a.mean() == b.mean() else np.nan
+
+def standardised_distance(a, b, levels:int)->float: # codes 0..levels-1, negative for missing; NaN where it cannot be said
+    "The same for levels, without a sign."
+    p, q = (np.bincount(np.asarray(x)[np.asarray(x) >= 0], minlength=levels)/max((np.asarray(x) >= 0).sum(), 1) for x in (a, b))
+    if p.sum() == 0 or q.sum() == 0: return np.nan
+    seen = np.flatnonzero((p + q > 0))[1:]
+    p, q = p[seen], q[seen]
+    S = (np.diag(p) - np.outer(p, p) + np.diag(q) - np.outer(q, q))/2
+    return float(np.sqrt(max((q - p) @ np.linalg.pinv(S) @ (q - p), 0))) if len(seen) else 0.
+
 # %% ../nbs/50_stats.ipynb #95446e03
 def _shares(y, scores)->tuple: # (k,n1) (k,n0)
     "Each case's and each control's share of right pairs, per score."
@@ -267,3 +285,40 @@ def holm(p)->np.ndarray:
     out = np.empty(len(p))
     out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p)))*p[order]), 1)
     return out
+
+# %% ../nbs/50_stats.ipynb #4c4aa250
+@dataclass(frozen=True)
+class VarianceSplit:
+    "A score over generator seeds and draws."
+    mean:Estimate # n is the number of values
+    seed_sd:float # between generators; NaN with one seed
+    draw_sd:float # between draws of a generator; NaN with one draw a seed
+    seeds:int
+    draws:int # the most of any seed
+
+    @property
+    def scope(self)->str:
+        "What the interval speaks of."
+        return 'seeds and draws' if self.seeds > 1 else 'draws of one generator' if self.draws > 1 else 'a single value'
+
+def _student(x:np.ndarray, n:int, level:float)->Estimate:
+    "Mean with Student's interval."
+    if len(x) < 2: return Estimate(float(x.mean()), np.nan, np.nan, n)
+    half = sps.t.ppf(0.5 + level/2, len(x) - 1)*x.std(ddof=1)/np.sqrt(len(x))
+    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
+
+def variance_split(
+    values, # (n,) a score of every draw
+    seed, # (n,) the generator it came from
+    level:float=0.95,
+)->VarianceSplit:
+    "Mean of a score, and how much of its variation is between generators and between their draws."
+    x, (_, at) = np.asarray(values, float), np.unique(np.asarray(seed), return_inverse=True)
+    if len(x) == 0 or not np.isfinite(x).all(): raise SynkError(f'{int((~np.isfinite(x)).sum())} of {len(x)} scores are no numbers; leave them out and say so')
+    k = np.bincount(at)
+    means, S, n = np.bincount(at, x)/k, len(k), len(x)
+    within = float(((x - means[at])**2).sum()/(n - S)) if n > S else np.nan
+    if S == 1: return VarianceSplit(_student(x, n, level), np.nan, float(np.sqrt(within)), 1, n)
+    between, n0 = float((k*(means - x.mean())**2).sum()/(S - 1)), (n - (k**2).sum()/n)/(S - 1)
+    seed_sd = np.sqrt(max(between - within, 0)/n0) if n > S else np.nan
+    return VarianceSplit(_student(means, n, level), float(seed_sd), float(np.sqrt(within)), S, int(k.max()))

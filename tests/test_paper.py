@@ -12,7 +12,7 @@ import pytest
 
 from synkmimic.config import compose, resolved
 from synkmimic.core import ConfigError, SynkError, read_json, write_json
-from synkmimic.paper import (borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan,
+from synkmimic.paper import (DRAWN, borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan, prepare,
                              prepare_sweep, read_spec, share_keys, sweep)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ def notebook(path, *code, prose='A small one.', parameters=PARAMETERS):
 
 def little(house, name, more='', prose='A small one.'):
     "A stand-in for a paper notebook: writes what the Snakefile expects."
-    suffixes = dict(t=('csv', 'tex', 'md'), s=('csv', 'tex', 'md'), f=('pdf', 'png')).get(name[0], ())
+    suffixes = ('pdf', 'png') if name[0] == 'f' or name in DRAWN else ('csv', 'tex', 'md') if name[0] in 'ts' else ()
     return notebook(house/'nbs'/'paper'/f'{name}.ipynb', WRITE.format(suffixes=suffixes, name=name) + more, prose=prose)
 
 def test_unknown_and_mistyped_parameters_are_refused(tmp_path):
@@ -181,6 +181,18 @@ def test_a_sweep_is_planned_from_seeds_settings_and_grid(tmp_path):
     (tmp_path/'s.yaml').write_text('setting: {}')
     with pytest.raises(ConfigError, match="'settings'"): sweep(read_spec(tmp_path/'s.yaml'), 's', profile='smoke')
     with pytest.raises(ConfigError, match='epochz'): sweep(dict(settings=dict(a=['train.latent_gan.epochz=1'])), 's', profile='smoke')
+
+def test_a_run_takes_over_what_another_one_has_finished(tmp_path):
+    "Other options of the evaluation, the same models: nothing is trained again. An unfinished stage, or another seed's, is not taken."
+    first, other, seed = (plan(overrides=o, seed=s, profile='smoke', runs=tmp_path, scratch=tmp_path) for o,s in (((), 0), (['evaluation.n_boot=7'], 0), ((), 1)))
+    for p in (first, other, seed): prepare(p)
+    for j in jobs_of(first.folder, dependencies())[:3]: # cohort and both VAEs; the samplers are not finished
+        j.mark.parent.mkdir(exist_ok=True)
+        j.mark.write_text('1.0\n')
+        write_json({}, first.folder/'notebooks'/f'{j.name}.ipynb')
+    lent = {j.name for j in jobs_of(other.folder, dependencies()) if j.lender == first.folder}
+    assert lent == {'a0_cohort', 'a1_static_vae', 'a2_temporal_vae'}
+    assert not any(j.lender for j in jobs_of(seed.folder, dependencies())) and not any(j.lender for j in jobs_of(first.folder, dependencies()))
 
 def test_a_borrowed_stage_cannot_be_changed_by_the_borrower(tmp_path):
     one, two = tmp_path/'one', tmp_path/'two'
