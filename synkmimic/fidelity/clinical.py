@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['DEAD', 'FEMALE', 'MALE', 'RULES', 'DIRECTIONS', 'together', 'in_range', 'nothing_after_the_stay', 'outcome_and_place',
-           'sex_and_codes', 'clinical_scores']
+           'sex_and_codes', 'asked_shares', 'condition_rows', 'clinical_scores']
 
-# %% ../../nbs/54_fidelity.clinical.ipynb #ef17020f
+# %% ../../nbs/54_fidelity.clinical.ipynb #3f41c4d8
 import numpy as np
 import pandas as pd
 
-from ..core import rng
+from ..core import SynkError, nearest, rng
 from ..rules import BODY
-from ..stats import (bootstrap_rows, no_score, rate, rate_difference, require_same_schema, score, score_frame,
-                             two_sample_weights)
+from ..stats import (Estimate, bootstrap_rows, no_score, rate, rate_difference, require_same_schema, score,
+                             score_frame, two_sample_weights)
 
 # %% ../../nbs/54_fidelity.clinical.ipynb #7717f79d
 def _hourly(c, *names):
@@ -80,10 +80,42 @@ RULES = {**{name: together(name) for name in BODY},
          'death and discharge place agree': outcome_and_place,
          'sex and codes agree': sex_and_codes}
 
+# %% ../../nbs/54_fidelity.clinical.ipynb #f9ea4d26
+def asked_shares(schema, asked:dict)->dict[str, dict]: # variable -> level -> share
+    "The request in full: every level of every variable named, shares that sum to 1."
+    if not any(isinstance(v, dict) for v in asked.values()): asked = {'outcome': asked}
+    levels = {f.name: tuple(map(str, f.levels)) for f in schema.static if f.kind == 'categorical'}
+    levels['outcome'], out = schema.outcomes, {}
+    for name,shares in asked.items():
+        if name not in levels: raise SynkError(f'nothing can be asked of {name!r}.{nearest(name, levels)} '
+                                               f'There are {list(levels)}.')
+        odd = [k for k in shares if k not in levels[name]]
+        if odd: raise SynkError(f'{name} has no level {odd[0]!r}.{nearest(odd[0], levels[name])} '
+                                f'There are {list(levels[name])}.')
+        total, low = sum(shares.values()), min(shares.values(), default=0)
+        if low < 0 or abs(total - 1) > 1e-6:
+            raise SynkError(f'the shares asked of {name} must be positive and sum to 1; they sum to {total:g}')
+        out[name] = {k: float(shares.get(k, 0)) for k in levels[name]}
+    return out
+
+def condition_rows(synth, asked:dict, w:np.ndarray)->list[dict]: # w (1+B,n)
+    "Asked against delivered."
+    rows, gaps = [], {}
+    for name,shares in asked_shares(synth.schema, asked).items():
+        code = synth.outcome if name == 'outcome' else synth.static[name].cat.codes.to_numpy()
+        one, want = (code[:, None] == np.arange(len(shares))), np.array(list(shares.values()))
+        for k,level in enumerate(shares):
+            e, group = rate(int(one[:, k].sum()), len(synth)), f'level={level}'
+            rows.append(score('condition_difference', name, Estimate(e.value - want[k], e.low - want[k],
+                                                                     e.high - want[k], e.n), group))
+        got = (w @ one.astype('float32'))/w.sum(1, keepdims=True)
+        gaps[name] = (0.5*np.abs(got - want).sum(1), len(synth))
+    return rows + bootstrap_rows('condition_gap', gaps, (0, 1))
+
 # %% ../../nbs/54_fidelity.clinical.ipynb #22c3c11c
 DIRECTIONS = dict(violation_stays='target', violation_stays_real='target', violation_difference='zero',
-                  violation_hours='target',
-                  violation_hours_real='target')
+                  violation_hours='target', violation_hours_real='target', condition_difference='zero',
+                  condition_gap='lower')
 
 def _rule_rows(name:str, a, b, wr, ws)->list[dict]:
     "Rates of one rule on both sides, and their difference."
@@ -108,12 +140,14 @@ def clinical_scores(
     n_boot:int=200,
     seed:int=0,
     rules:dict|None=None, # name -> rule; None: RULES
+    asked:dict|None=None, # shares that were asked of the generator; None: nothing was
 )->pd.DataFrame: # tidy scores
-    "How often each rule is broken on either side."
+    "How often each rule is broken on either side, and whether the request was met."
     require_same_schema(real, synth)
     w, rows = two_sample_weights(real, synth, n_boot, rng(seed, 'clinical')), []
     for name,rule in (RULES if rules is None else rules).items():
         a, b = rule(real), rule(synth)
         rows += [no_score('violation_stays', name,
                           'the cohort lacks its variables')] if a is None or b is None else _rule_rows(name, a, b, *w)
+    if asked: rows += condition_rows(synth, asked, w[1])
     return score_frame(rows, 'fidelity', DIRECTIONS)

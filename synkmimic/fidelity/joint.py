@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['MIN_PAIRS', 'DIRECTIONS', 'people_blocks', 'block_weights', 'block_products', 'weighted_products', 'ranks',
-           'pair_correlation', 'both_blocks', 'rank_differences', 'category_codes', 'cramers_v', 'category_differences',
-           'person_folds', 'mean_auc', 'c2st', 'hour_tensor', 'HourClassifier', 'c2st_gru', 'joint_scores']
+           'pair_correlation', 'both_blocks', 'rank_differences', 'hour_correlation', 'hour_differences',
+           'category_codes', 'cramers_v', 'category_differences', 'person_folds', 'mean_auc', 'c2st',
+           'kept_measurements', 'equal_measurements', 'value_columns', 'c2st_values', 'hour_tensor', 'HourClassifier',
+           'discriminative', 'c2st_gru', 'joint_scores']
 
-# %% ../../nbs/52_fidelity.joint.ipynb #4d280106
+# %% ../../nbs/52_fidelity.joint.ipynb #af410f02
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -18,8 +22,9 @@ from torch import nn
 from ..core import rng, torch_seed
 from .marginal import stay_means
 from ..stats import (Estimate, auc_covariance, bootstrap_rows, delong, no_score, require_same_schema, score,
-                             score_frame)
-from ..summaries import dequantise, silence_empty, stay_summaries
+                             score_frame, wilson)
+from ..summaries import (STATISTICS, Summary, dequantise, silence_empty, static_summaries, stay_summaries,
+                                 value_summaries)
 
 # %% ../../nbs/52_fidelity.joint.ipynb #8270a1bd
 MIN_PAIRS = 20 # stays that a pair of variables needs on each side
@@ -100,6 +105,18 @@ def rank_differences(real, synth, side_r, side_s)->list[dict]:
             + _off_diagonal(corr(count(real), side_r), corr(count(synth), side_s), names, 'mask_spearman_difference',
                             n))
 
+# %% ../../nbs/52_fidelity.joint.ipynb #8ff0061c
+def hour_correlation(cohort, side)->np.ndarray: # (B,F,F)
+    "Spearman correlation of every pair of hourly numbers over the hours at which both were measured."
+    block, w = side
+    hours = cohort.values.reshape(-1, cohort.values.shape[2])
+    return pair_correlation(ranks(hours), np.repeat(block, cohort.n_hours), w)
+
+def hour_differences(real, synth, side_r, side_s)->list[dict]:
+    "Difference of the Spearman matrices of hourly values."
+    return _off_diagonal(hour_correlation(real, side_r), hour_correlation(synth, side_s), real.schema.names('values'),
+                         'hour_spearman_difference', min(len(real), len(synth)))
+
 # %% ../../nbs/52_fidelity.joint.ipynb #03278f68
 def category_codes(cohort)->dict[str, np.ndarray]: # name -> (n,) code, -1 missing
     "Static categories and flags, the commonest level of each state, whether each flag was ever on, the outcome."
@@ -174,11 +191,12 @@ def c2st(
     max_stays:int=2000, # a side
     top:int=10, # variables listed
     form:str='raw', # name of the row
+    columns=None, # Cohort -> Summary; None: everything about a stay
 )->list[dict]:
     "AUC of gradient boosting on stay summaries; and the variables that give the cohort away."
     g, (a, b) = rng(seed, 'c2st', form), _both(real, synth, max_stays, rng(seed, 'c2st'))
     if len(a) < 30: return [no_score(f'c2st_auc_{form}', 'all', f'only {len(a)} stays a side', n=len(a))]
-    sa, sb = (stay_summaries(c, length=True, outcome=True) for c in (a, b))
+    sa, sb = (stay_summaries(c, length=True, outcome=True) if columns is None else columns(c) for c in (a, b))
     x, y = np.concatenate([sa.x, sb.x]), np.r_[np.zeros(len(a)), np.ones(len(b))]
     fold, scores, models = person_folds(np.r_[a.subject_id, b.subject_id], n_folds, g), np.zeros(len(y)), []
     for k in range(n_folds):
@@ -199,6 +217,35 @@ def _importance(model, x, y, groups, g, top:int)->list[dict]:
         alone[name] = delong(y, model.predict_proba(kept)[:, 1])
     best = sorted(alone, key=lambda k: -alone[k].value)[:top]
     return [score('c2st_importance', k, alone[k]) for k in best if alone[k].value > 0.5]
+
+# %% ../../nbs/52_fidelity.joint.ipynb #a9b18f2d
+def kept_measurements(mask:np.ndarray, k:np.ndarray, g)->np.ndarray: # (n,T,F) (n,F) -> (n,T,F)
+    "A random choice of `k` measured hours of each stay and variable."
+    u = np.where(mask, g.random(mask.shape, dtype='float32'), 2)
+    limit = np.take_along_axis(np.sort(u, 1), np.maximum(k, 1)[:, None] - 1, 1)
+    return mask & (u <= limit) & (k[:, None] > 0)
+
+def equal_measurements(real, synth, g:np.random.Generator)->tuple: # two Cohorts, as long as each other
+    "Stay i of both sides: equally many measurements of each variable, the same static variables missing."
+    k = np.minimum(real.mask.sum(1), synth.mask.sum(1))
+    gone = {f.name: (real.static[f.name].isna() | synth.static[f.name].isna()).to_numpy()
+            for f in real.schema.static if f.kind != 'flag'}
+    hide = lambda c: replace(c, static=c.static.assign(**{f: c.static[f].mask(v) for f,v in gone.items()}),
+                             values=np.where(kept_measurements(c.mask, k, g), c.values, np.nan))
+    return hide(real), hide(synth)
+
+def value_columns(cohort)->Summary:
+    "Hourly numbers and static variables, nothing that counts, and the outcome."
+    s = cohort.schema
+    out = static_summaries(cohort).join(value_summaries(cohort.values, s.names('values'),
+                                                        tuple(k for k in STATISTICS if k != 'count')))
+    x = (cohort.outcome[:, None] == np.arange(len(s.outcomes))).astype('float32')
+    return out.join(Summary(x, ('outcome',)*len(s.outcomes), s.outcomes))
+
+def c2st_values(real, synth, seed:int=0, n_folds:int=2, max_stays:int=2000)->list[dict]:
+    "AUC of gradient boosting on values, with missingness neutralised."
+    pair = equal_measurements(*_both(real, synth, max_stays, rng(seed, 'c2st')), rng(seed, 'c2st', 'values'))
+    return c2st(*pair, seed, n_folds, max_stays, top=0, form='values', columns=value_columns)
 
 # %% ../../nbs/52_fidelity.joint.ipynb #6a461f49
 def hour_tensor(cohort, mean, sd)->torch.Tensor: # (n,T,C) float32
@@ -238,6 +285,14 @@ def _train_gru(x, y, epochs:int, hidden:int, seed:int)->HourClassifier:
             opt.step(); sched.step()
     return net.eval()
 
+def discriminative(y, scores, fold)->Estimate:
+    "Distance of the folds' mean accuracy from one half; the interval is that of one fold (Wilson)."
+    hit = (np.asarray(scores) > 0) == (np.asarray(y) > 0.5)
+    acc, n = np.mean([hit[fold == k].mean() for k in np.unique(fold)]), np.bincount(fold).min()
+    ends = np.sort(np.abs(np.r_[wilson(acc*n, n)] - 0.5))
+    low, high = wilson(acc*n, n)
+    return Estimate(float(abs(acc - 0.5)), 0. if low <= 0.5 <= high else float(ends[0]), float(ends[1]), len(hit))
+
 def c2st_gru(
     real, synth, # Cohorts
     seed:int=0,
@@ -247,7 +302,8 @@ def c2st_gru(
 )->list[dict]:
     "AUC of a GRU on the hourly record, two folds of people."
     a, b = _both(real, synth, max_stays, rng(seed, 'c2st'))
-    if len(a) < 30: return [no_score('c2st_auc_gru', 'all', f'only {len(a)} stays a side', n=len(a))]
+    if len(a) < 30: return [no_score(m, 'all', f'only {len(a)} stays a side', n=len(a))
+                            for m in ('c2st_auc_gru', 'discriminative_score')]
     mean, sd = (np.nan_to_num(f(np.where(a.mask.any((0, 1)), a.values, 0), axis=(0, 1)))
                 for f in (np.nanmean, np.nanstd))
     x = torch.cat([hour_tensor(c, mean, np.where(sd > 1e-6, sd, 1)) for c in (a, b)])
@@ -256,12 +312,13 @@ def c2st_gru(
     for k in (0, 1):
         net = _train_gru(x[fold != k], y[fold != k], epochs, hidden, torch_seed(seed, 'c2st', 'gru', k))
         with torch.no_grad(): scores[fold == k] = net(x[fold == k]).numpy()
-    return [score('c2st_auc_gru', 'all', mean_auc(y.numpy(), scores, fold))]
+    return [score('c2st_auc_gru', 'all', mean_auc(y.numpy(), scores, fold)),
+            score('discriminative_score', 'all', discriminative(y, scores, fold))]
 
 # %% ../../nbs/52_fidelity.joint.ipynb #436151a1
-DIRECTIONS = dict(spearman_difference='lower', mask_spearman_difference='lower', cramers_v_difference='lower',
-                  c2st_auc_raw='half',
-                  c2st_auc_dequantised='half', c2st_auc_gru='half', c2st_importance='half')
+DIRECTIONS = dict(spearman_difference='lower', mask_spearman_difference='lower', hour_spearman_difference='lower',
+                  cramers_v_difference='lower', c2st_auc_raw='half', c2st_auc_dequantised='half',
+                  c2st_auc_values='half', c2st_auc_gru='half', discriminative_score='lower', c2st_importance='half')
 
 def joint_scores(
     real, # Cohort
@@ -276,8 +333,10 @@ def joint_scores(
     require_same_schema(real, synth)
     sides = both_blocks(real, synth, n_boot, rng(seed, 'joint'))
     rows = rank_differences(real, synth, *sides) + category_differences(real, synth, *sides)
+    rows += hour_differences(real, synth, *sides)
     rows += c2st(real, synth, seed, n_folds, max_stays)
-    blurred = (dequantise(c, real, rng(seed, 'dequantise', k)) for k,c in enumerate((real, synth)))
+    blurred = [dequantise(c, real, rng(seed, 'dequantise', k)) for k,c in enumerate((real, synth))]
     rows += c2st(*blurred, seed, n_folds, max_stays, top=0, form='dequantised')
+    rows += c2st_values(*blurred, seed, n_folds, max_stays)
     if gru_epochs: rows += c2st_gru(real, synth, seed, gru_epochs, max_stays=max_stays)
     return score_frame(rows, 'fidelity', DIRECTIONS)
