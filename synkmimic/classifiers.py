@@ -109,7 +109,7 @@ class GRU(nn.Module):
     def __init__(self, n_channels:int, n_static:int, hidden:int):
         super().__init__()
         self.gru = nn.GRU(n_channels, hidden, batch_first=True)
-        self.out = nn.Sequential(nn.Dropout(0.3), nn.Linear(2*hidden + n_static, 1))
+        self.out = nn.Sequential(nn.Dropout(0.1), nn.Linear(2*hidden + n_static, 1))
 
     def forward(self, x, s): # (B,T,C) (B,S) -> (B,) logits
         h, last = self.gru(x)
@@ -126,7 +126,7 @@ def people_folds(d:Records, n_folds:int, seed:int)->list: # of (train, test) pos
 class SequenceModel:
     "The GRU with its scaling and early stopping."
     def __init__(self, name:str='gru', seed:int=0, balanced:bool=False, hidden:int=32, epochs:int=20, patience:int=3,
-                 lr:float=6e-3, batch:int=128):
+                 lr:float=3e-3, batch:int=128):
         self.seed, self.balanced, self.hidden, self.epochs = seed, balanced, hidden, epochs
         self.patience, self.lr, self.batch = patience, lr, batch
 
@@ -194,7 +194,7 @@ def train_gru(x, s, y, fit, held, cfg:SequenceModel)->GRU:
 GRID = dict(logistic=({}, dict(C=0.005), dict(C=0.5)),
             forest=({}, dict(min_samples_leaf=20), dict(max_features=0.2)),
             boosting=({}, dict(max_iter=120, learning_rate=0.04), dict(max_leaf_nodes=4), dict(max_leaf_nodes=16)),
-            gru=({}, dict(hidden=16), dict(hidden=64, lr=3e-3)))
+            gru=({}, dict(hidden=16), dict(hidden=64)))
 MODELS = dict(logistic=RowModel, forest=RowModel, boosting=RowModel, gru=SequenceModel)
 
 def check_models(models)->None:
