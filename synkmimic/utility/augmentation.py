@@ -158,6 +158,7 @@ def _cell_rows(p:np.ndarray, alone:np.ndarray, y, w, model:str, group:str, seed:
         if p is not alone: rows.append(score(f'augmented_{name}_gain', model, _repeated(a - b, len(y), g(), (-1, 1)), group))
     return rows
 
+# %% ../../nbs/56_utility.augmentation.ipynb #16e13109
 def augmentation_scores(
     train, # Cohort, real
     holdout, # Cohort, real and never fitted
