@@ -31,7 +31,7 @@ class EvaluationConfig:
     margin:float = 0.03 # of equivalence, in AUROC
     tasks:tuple[str, ...] = ('death', 'death_window', 'long_stay', 'vasopressor', 'ventilation') # what is predicted; those a schema lacks are said so
     models:tuple[str, ...] = ('logistic', 'forest', 'boosting', 'gru') # of every task
-    tune:bool = False # choose each model's options by people-folds inside its training arm
+    tune:bool = False # choose each model's options by people-folds inside its training arm; not for augmentation
     trts:bool = True # also test the real models on synthetic stays
     curve_bins:int = 10 # points of a calibration curve; 0: none
     augment_arms:int = 1 # so many samplers get augmentation curves; 0: none
@@ -234,7 +234,7 @@ def evaluate(
 def augmentation_config(cfg:EvaluationConfig)->augmentation.AugmentationConfig:
     "The options that utility.augmentation reads."
     return augmentation.AugmentationConfig(tuple(cfg.augment_real), tuple(cfg.augment_multiples), tuple(cfg.augment_models),
-                                           repeats=cfg.augment_repeats, horizon=cfg.horizon, n_boot=cfg.n_boot, tune=cfg.tune, jobs=cfg.jobs)
+                                           repeats=cfg.augment_repeats, horizon=cfg.horizon, n_boot=cfg.n_boot, jobs=cfg.jobs)
 
 def augment_arms(
     train:Cohort, # the generator's people
