@@ -29,7 +29,8 @@ NEEDS = dict(
     t1_cohort=['a4_generate'],
     t2_fidelity=['a5_fidelity'],
     t3_utility=['a6_utility'],
-    t4_privacy=['a7_privacy_model_based'],
+    t4_augmentation=['a6_utility'],
+    t5_membership=['a7_privacy_model_based'],
     f1_pipeline=['a4_generate'],
     f2_marginals=['a4_generate'],
     f3_correlation=['a4_generate'],
@@ -37,6 +38,8 @@ NEEDS = dict(
     f5_measurement=['a4_generate'],
     f6_subgroups=['a5_fidelity'],
     s1_metric_audit=[],
+    f7_augmentation=['a6_utility'],
+    f11_calibration=['a6_utility'],
     s2_ablation=['a5_fidelity', 'a6_utility', 'a7_privacy_model_based'],
     s3_features=['a5_fidelity'],
     s4_latent_map=['a4_generate'],
@@ -57,7 +60,7 @@ for place, job in enumerate(JOBS, 1):
         output: [str(job.mark), str(job.run/'notebooks'/f'{job.name}.ipynb'), *map(str, job.files())]
         params:
             call=job.command(f'{place}/{len(JOBS)}' + (f' {job.run.name}' if job.run != RUN else '')), # here, since the shell line is read late
-        threads: workflow.cores if job.name[:2] in ('a1', 'a2', 'a3') and not job.lender else 1 # training takes all cores, one after another
+        threads: workflow.cores if job.name[:2] in ('a1', 'a2', 'a3', 'a6') and not job.lender else 1 # training, and the fits of the utility stage, take all cores, one after another
         shell: 'exec {params.call}'
 
 rule manifest:

@@ -61,8 +61,8 @@ def measures(run:Path, arm:str)->pd.DataFrame: # measure, band, value, target, m
     for r in scores[(scores.arm == arm) & (scores.metric == 'violation_stays') & scores.value.notna()].itertuples():
         real = pick(arm, 'violation_stays_real', r.feature).value
         rows.append((f'broken: {r.feature}', real, r.value, real + 0.01, r.value <= real + 0.01))
-    for r in scores[(scores.arm == arm) & (scores.metric == 'auroc_difference')].itertuples():
-        p = pick(arm, 'equivalence_p', r.feature).value
+    for r in scores[(scores.arm == arm) & (scores.metric == 'auroc_difference') & (scores.group == 'TSTR-TRTR')].itertuples():
+        p = pick(arm, 'equivalence_p', r.feature, group='TSTR-TRTR').value
         rows.append((f'TSTR - TRTR, {r.feature}', pick('real', 'auroc', r.feature, group='TRTR').value, r.value, -0.03, p < 0.05))
     best = pick(arm, 'membership_auc', 'best')
     rows.append(('membership AUC, best, upper end', pick('real', 'membership_auc', 'best').high, best.high, 0.55, best.high <= 0.55))

@@ -44,10 +44,10 @@ def test_tables_and_figures_are_there(run):
     folder, _ = run
     figures = Path(read_json(folder/'run.json')['figures'])
     assert '_scratch' in figures.parts, 'a smoke run never draws into figures/'
-    for name in ('t1_cohort', 't2_fidelity', 't3_utility'):
+    for name in ('t1_cohort', 't2_fidelity', 't3_utility', 't4_augmentation', 't5_membership'):
         assert not pd.read_csv(figures/f'{name}.csv').empty
         assert r'\toprule' in (figures/f'{name}.tex').read_text() and '| --- |' in (figures/f'{name}.md').read_text()
-    for name in ('f1_pipeline', 'f2_marginals', 'f4_acf'):
+    for name in ('f1_pipeline', 'f2_marginals', 'f4_acf', 'f7_augmentation', 'f11_calibration'):
         assert (figures/f'{name}.pdf').read_bytes()[:4] == b'%PDF' and (figures/f'{name}.png').stat().st_size > 10_000
     assert b'CreationDate' not in (figures/'f1_pipeline.pdf').read_bytes()
     manifest, numbers = read_json(figures/'manifest.json'), read_json(figures/'numbers.json')
