@@ -7,7 +7,7 @@ __all__ = ['CONTROLS', 'DIRECTIONS', 'METRICS', 'AugmentationConfig', 'check_cel
            'require_unique', 'real_share', 'noisy', 'training_set', 'cells_of', 'cell_group', 'why_no_cell',
            'augmentation_scores']
 
-# %% ../../nbs/56_utility.augmentation.ipynb #6a365127
+# %% ../../nbs/56_utility.augmentation.ipynb #a169614e
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 from ..classifiers import Records, check_models, fit_model, run_all
 from ..core import SynkError, nearest, rng
 from ..stats import interval, no_score, require_same_schema, score, score_frame, weighted_auc
-from .prediction import long_stay_cut, task_records, test_weights, weighted_auprc, why_no_arm, why_no_task
+from .prediction import long_stay_cut, task_records, people_weights, weighted_auprc, why_no_arm, why_no_task
 
 # %% ../../nbs/56_utility.augmentation.ipynb #cf0b6a99
 CONTROLS = ('resampled', 'noisy', 'class_weights')
@@ -52,7 +52,7 @@ def stay_rows(cohort)->np.ndarray: # (n,) one opaque item per stay
     "All that is recorded of each stay."
     n, s = len(cohort), cohort.static
     known = [s[c].cat.codes if isinstance(s[c].dtype, pd.CategoricalDtype) else s[c] for c in s]
-    parts = [*known, cohort.length, cohort.outcome, cohort.values.reshape(n, -1), cohort.flags.reshape(n, -1), cohort.states.reshape(n, -1)]
+    parts = [*known, cohort.length, cohort.outcome, *(a.reshape(n, int(np.prod(a.shape[1:]))) for a in (cohort.values, cohort.flags, cohort.states))]
     rows = np.column_stack([np.asarray(a, 'float32') for a in parts])
     rows = np.ascontiguousarray(np.where(np.isnan(rows), np.float32(-9e9), rows + np.float32(0))) # one NaN, one zero
     return rows.view(np.dtype((np.void, rows.shape[1]*4)))[:, 0]
@@ -180,7 +180,7 @@ def augmentation_scores(
     todo = [(m, c, r) for c in cells if not why[c] for m in cfg.models for r in range(cfg.repeats)]
     size = sum((1 + c[1])*c[0]*len(real) for _,c,_ in todo)
     done = dict(zip(todo, run_all(_predict, [(*t, real, pool, test, cfg, seed) for t in todo], cfg.jobs, size >= 40_000)))
-    rows, w = [], test_weights(test.y, test.people, cfg.n_boot, seed) if len(test) and test.y.any() and not test.y.all() else None
+    rows, w = [], people_weights(test.y, test.people, cfg.n_boot, seed) if len(test) and test.y.any() and not test.y.all() else None
     p = {(m, c): np.stack([done[m, c, r] for r in range(cfg.repeats)]) for m,c,r in todo if r == 0}
     for c in cells:
         names = [f'augmented_{k}{s}' for k in METRICS for s in (('',) if c[2] == 'real' else ('', '_gain'))]

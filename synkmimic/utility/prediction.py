@@ -6,7 +6,7 @@
 __all__ = ['TASKS', 'STARTS', 'OFF', 'HEADLINE', 'STATISTICS', 'MIN_EVENTS', 'DIRECTIONS', 'ARM_METRICS', 'DIFFERENCES', 'Task',
            'task_group', 'window_steps', 'task_steps', 'concept_hours', 'why_no_task', 'still_there', 'stay_days',
            'long_stay_cut', 'task_outcome', 'check_predictors', 'task_records', 'weighted_auprc', 'calibration',
-           'why_no_arm', 'curve_rows', 'test_weights', 'arm_rows', 'difference_rows', 'judged', 'log_loss',
+           'why_no_arm', 'curve_rows', 'people_weights', 'arm_rows', 'difference_rows', 'judged', 'log_loss',
            'variable_losses', 'kendall', 'spearman', 'agreement_rows', 'UtilityConfig', 'Trained', 'Arm', 'train_arm',
            'utility_scores']
 
@@ -211,7 +211,7 @@ def curve_rows(y, p, model:str, group:str, bins:int=10, floor:int=50)->list[dict
     return [score('calibration_curve', model, rate(int(y[i].sum()), len(i)), f'{group} bin={k + 1} predicted={p[i].mean():.4f}')
             for k,i in enumerate(parts)]
 
-def test_weights(y, people, n_boot:int, seed:int)->np.ndarray: # (1+B,n) float64; row 0 is the data
+def people_weights(y, people, n_boot:int, seed:int)->np.ndarray: # (1+B,n) float64; row 0 is the data
     "Resamples of the test people in which both outcomes occur."
     w = bootstrap_weights(people, n_boot, rng(seed, 'utility', 'boot')).astype('float64')
     return np.concatenate([np.ones((1, len(y))), w[(w @ y > 0) & (w @ ~y > 0)]])
@@ -362,7 +362,7 @@ def train_arm(
 # %% ../../nbs/55_utility.prediction.ipynb #effa65d4
 def _score(model:str, task:str, y, people, p, against, margin:float, n_boot:int, seed:int, bins:int, arm:str)->tuple: # rows, (1+B,) AUROCs
     "Rows of one model and task; `against` are the predictions of the real arm."
-    w = test_weights(y, people, n_boot, seed)
+    w = people_weights(y, people, n_boot, seed)
     rows = arm_rows(y, p, w, model, task_group(arm, task), bins)
     if against is None: return rows, None
     both = tuple(weighted_auc(y, q, w) for q in (against, p))
@@ -389,7 +389,7 @@ def _score_arm(arm:Arm, name:str, cfg:UtilityConfig, seed:int, real:Arm|None=Non
         group = task_group('TSTR-TRTR', t)
         if bad[t]: rows += [no_score(k, m, bad[t], group) for m in cfg.models for k in DIFFERENCES]
         else:
-            w = test_weights(arm.test[t].y, arm.test[t].people, cfg.n_boot, seed)
+            w = people_weights(arm.test[t].y, arm.test[t].people, cfg.n_boot, seed)
             losses = tuple(a.fits[t, 'boosting'].losses if (t, 'boosting') in a.fits else None for a in (real, arm))
             rows += agreement_rows(*({m: auc[t, m][k] for m in cfg.models} for k in (0, 1)), losses, w, group)
     return judged(rows, cfg.margin)
