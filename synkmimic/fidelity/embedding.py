@@ -142,7 +142,8 @@ def sliced_wasserstein(
 class Neighbours:
     "Who is near whom, for n real and m synthetic points."
     hits:np.ndarray # (n,H) synthetic points of each block in the ball of each real point
-    authentic:np.ndarray # (m,) further from the nearest real point than its nearest real point is
+    nearest:np.ndarray # (m,) position of the nearest real point of each synthetic one
+    authentic:np.ndarray # (m,) further from it than its own nearest real point is
 
 def neighbours(x, y, block_y, n_blocks:int, k:int=5, rows:int=512)->Neighbours: # (n,K) (m,K) (m,)
     "One pass over blocks of real rows."
@@ -154,7 +155,7 @@ def neighbours(x, y, block_y, n_blocks:int, k:int=5, rows:int=512)->Neighbours: 
         hits.append((d <= r2[:, None]*(1 + 1e-9)).astype('float32') @ member)
         mine, here = d.min(0), d.argmin(0) + i
         who, best = np.where(mine < best, here, who), np.minimum(mine, best)
-    return Neighbours(np.concatenate(hits), np.sqrt(best) > radius[who, 0])
+    return Neighbours(np.concatenate(hits), who, np.sqrt(best) > radius[who, 0])
 
 # %% ../../nbs/57_fidelity.embedding.ipynb #0ab622d0
 def density(nb:Neighbours, side_x, side_y, k:int=5)->np.ndarray: # (1+B,)
@@ -195,11 +196,13 @@ def beta_recall(x, y, side_x, side_y)->np.ndarray: # (1+B,)
     "Real points in the supports of the synthetic side."
     return support_score(y, x, side_y, side_x)
 
-def authenticity(nb:Neighbours, side_y)->np.ndarray: # (1+B,)
+def authenticity(nb:Neighbours, side_x, side_y)->np.ndarray: # (1+B,)
     "Share of synthetic points that are not nearer to a real stay than its own neighbour is."
-    block, w = side_y
-    far = w @ block_sums(nb.authentic[:, None].astype(float), block, w.shape[1])
-    return far[:, 0]/(w @ np.bincount(block, minlength=w.shape[1]))
+    (bx, wx), (by, wy) = side_x, side_y
+    shape = wx.shape[1], wy.shape[1]
+    pairs, far = (np.bincount(bx[nb.nearest]*shape[1] + by, v, shape[0]*shape[1]).reshape(shape)
+                  for v in (None, nb.authentic)) # by block of the nearest real stay and of the synthetic one
+    return ((wx @ far)*wy).sum(1)/((wx @ pairs)*wy).sum(1)
 
 # %% ../../nbs/57_fidelity.embedding.ipynb #6b642b80
 def propensity_design(x, y)->tuple: # (N,1+2K) (N,)
@@ -231,7 +234,7 @@ def pmse(x, y, block_x, block_y)->dict[str, Estimate]:
 
 # %% ../../nbs/57_fidelity.embedding.ipynb #cba10131
 DIRECTIONS = dict(mmd='zero', sliced_wasserstein='lower', density='one', coverage='higher', alpha_precision='higher',
-                  beta_recall='higher', authenticity='higher', pmse='lower', pmse_ratio='one',
+                  beta_recall='higher', authenticity='target', pmse='lower', pmse_ratio='one',
                   pmse_standardised='zero')
 
 def _part(points, sides, chosen)->tuple: # points and sides of the stays at `chosen`
@@ -259,7 +262,7 @@ def _neighbour_rows(schema, outcomes, points, sides, k:int)->list[dict]:
     nb = neighbours(x, y, sy[0], sy[1].shape[1], k)
     found = dict(density=density(nb, sx, sy, k), coverage=coverage(nb, sx, sy),
                  alpha_precision=alpha_precision(x, y, sx, sy), beta_recall=beta_recall(x, y, sx, sy),
-                 authenticity=authenticity(nb, sy))
+                 authenticity=authenticity(nb, sx, sy))
     rows = [r for m,v in found.items()
             for r in bootstrap_rows(m, {'all': (v, n)}, (0, np.inf if m == 'density' else 1))]
     return rows + _within_classes(schema, outcomes, points, sides, k)
