@@ -52,7 +52,7 @@ class EvaluationConfig:
 
 PILLARS = ('fidelity', 'utility', 'privacy')
 
-# %% ../nbs/64_evaluation.ipynb #93fbfefe
+# %% ../nbs/64_evaluation.ipynb #bce1ddcd
 _TEXT = dict(
     ks='KS distance, one value per stay', ks_values='KS distance of all measured values',
     wasserstein='Wasserstein distance / real SD',
@@ -78,7 +78,10 @@ _TEXT = dict(
     alpha_precision='synthetic stays in the supports of the real ones, 1 - 2 x area',
     beta_recall='real stays in the supports of the synthetic ones, 1 - 2 x area',
     authenticity='synthetic stays that are no nearer to a real stay than its neighbour',
-    pmse='mean squared propensity difference', pmse_ratio='pMSE / its expectation under the null',
+    pmse='mean squared propensity difference', pmse_ratio='pMSE / its expectation under the null')
+
+# %% ../nbs/64_evaluation.ipynb #045970e3
+_TEXT |= dict(
     pmse_standardised='pMSE in standard deviations from its null',
     lagged_correlation_difference='mean |difference| of lagged cross-correlations',
     comeasurement_difference='mean |difference| of phi of being measured in the same hour',
@@ -97,7 +100,10 @@ _TEXT = dict(
     length_ks='KS distance of length of stay',
     violation_stays='stays that break a clinical rule', violation_stays_real='the same, real stays',
     violation_difference='synth - real',
-    violation_hours='hours that break a clinical rule', violation_hours_real='the same, real stays',
+    violation_hours='hours that break a clinical rule', violation_hours_real='the same, real stays')
+
+# %% ../nbs/64_evaluation.ipynb #5c3cf497
+_TEXT |= dict(
     auroc='AUROC of a predictor; the group names arm and task', auprc='average precision', brier='Brier score',
     calibration_slope='slope of the outcome on the logit of the prediction',
     calibration_intercept='intercept at slope 1: above 0, too low predictions',

@@ -86,7 +86,7 @@ def house(tmp_path_factory):
     from synkmimic.paper import variant
     for name in {variant(n)[0] for n in NAMES}: little(house, name, more='import synkmimic.schema' if name == 't1_cohort' else '')
     for k,epochs in enumerate((4, 9)): # two runs that differ in the epochs of the GAN
-        settings = resolved(compose(['profile=smoke', f'train.latent_gan.epochs={epochs}', f'paper.samplers={SAMPLERS}']))
+        settings = resolved(compose(['profile=demo', f'train.latent_gan.epochs={epochs}', f'paper.samplers={SAMPLERS}']))
         name = ('demo', 'long')[k]
         write_json(dict(name=name, digest=name[0], overrides=[], seed=0, figures=str(house/'figures'/name), settings=settings), house/'runs'/f'{name}-d'/'run.json')
     listed = [dict(folder=f'{n}-d', setting=n, seed=0) for n in ('demo', 'long')]
