@@ -6,10 +6,10 @@
 __all__ = ['PILLARS', 'FIDELITY', 'EvaluationConfig', 'metric_registry', 'fidelity_scores', 'utility_config', 'utility_scores',
            'privacy_scores', 'power_notes', 'evaluate_arms', 'evaluate', 'augmentation_config', 'augment_arms']
 
-# %% ../nbs/64_evaluation.ipynb #e22ca6d9
+# %% ../nbs/64_evaluation.ipynb #72388ad4
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd

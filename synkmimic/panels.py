@@ -110,10 +110,10 @@ def cards(
     fig, axes = canvas(rows, 3*columns, 6.9, 1.02*rows + 0.35)
     for k,feature in enumerate(features):
         a, b, c = axes[k//columns, 3*(k % columns):3*(k % columns) + 3]
-        own = lambda d: d[d.feature == feature]
-        _histogram(a, own(histogram))
-        _trajectories(b, own(trajectory))
-        for arm,d in own(charting).groupby('arm', sort=False): c.plot(d.hour, 100*d.share, color=arm_look(arm)['color'], lw=1)
+        here, run, seen = (d[d.feature == feature] for d in (histogram, trajectory, charting))
+        _histogram(a, here)
+        _trajectories(b, run)
+        for arm,d in seen.groupby('arm', sort=False): c.plot(d.hour, 100*d.share, color=arm_look(arm)['color'], lw=1)
         c.set(ylim=(0, None))
         a.set_title((titles or {}).get(feature, feature), fontsize=7, loc='left')
         for ax in (a, b, c): ax.tick_params(labelsize=5.5, length=1.5, pad=1)

@@ -234,6 +234,6 @@ class NumberChain(NumberDensity):
             o = (self.out[d, :, :len(s)] @ s.index_select(1, n)).T + self.bias[d]
             density = self.mixture(o, torch.full_like(n, d), own)
             z = draw(density, own['last'], snap, d, generator)
-            if d in allows: z = again(z, density, own['last'], snap, d, generator, lambda z, rows: allows[d](z, n[rows], x[0], mask))
+            if d in allows: z = again(z, density, own['last'], snap, d, generator, lambda z, rows: allows[d](z, n[rows], x[0], mask)) # noqa: B023 (called at once)
             x[0, d, n], x[1, d, n] = z, torch.where(own['recency'] > 0, z - own['last'], 0.)
         return x[0].T.contiguous()
