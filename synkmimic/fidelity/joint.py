@@ -285,6 +285,7 @@ def _train_gru(x, y, epochs:int, hidden:int, seed:int)->HourClassifier:
             opt.step(); sched.step()
     return net.eval()
 
+# %% ../../nbs/52_fidelity.joint.ipynb #0e29aeff
 def discriminative(y, scores, fold)->Estimate:
     "Distance of the folds' mean accuracy from one half; the interval is that of one fold (Wilson)."
     hit = (np.asarray(scores) > 0) == (np.asarray(y) > 0.5)
