@@ -10,8 +10,10 @@ from synkmimic import stats
 from synkmimic.core import SynkError, rng
 from synkmimic.evaluation import EvaluationConfig, evaluate, evaluate_arms, metric_registry
 from synkmimic.fidelity.clinical import clinical_scores
+from synkmimic.fidelity.embedding import embedding_scores
 from synkmimic.fidelity.joint import joint_scores
 from synkmimic.fidelity.marginal import marginal_scores
+from synkmimic.fidelity.subgroups import subgroup_scores
 from synkmimic.fidelity.temporal import temporal_scores, within_stay_acf
 from synkmimic.models.controls import CONTROLS, Leak
 from synkmimic.privacy.membership import privacy_scores
@@ -39,6 +41,11 @@ def get(matrix, arm, metric, feature='all', group=''):
     assert len(d) == 1, f'{len(d)} rows of {metric} in {arm}'
     return d.iloc[0]
 
+
+# every metric that sees all variables at once, the hours together, or a network: (metric, what moves it, what must not)
+SPACE = ['mmd', 'sliced_wasserstein', 'density', 'coverage', 'alpha_precision', 'beta_recall', 'authenticity', 'pmse_ratio', 'pmse_standardised']
+HOURS = ['hour_spearman_difference', 'lagged_correlation_difference', 'comeasurement_difference', 'predictive_difference', 'discriminative_score']
+NEW = [*SPACE, *HOURS, 'c2st_auc_values']
 
 MARGINAL = ['ks', 'ks_values', 'wasserstein', 'tvd', 'missing_rate_gap', 'prevalence_stays_gap', 'missing_by_hour']
 
@@ -69,6 +76,76 @@ def test_the_right_control_fails(matrix, arm, metric, factor):
     ('label_shuffled', 'acf_gap')])
 def test_and_only_that(matrix, arm, metric):
     assert get(matrix, arm, metric).low <= get(matrix, 'real', metric).high + 0.02
+
+
+def outside(matrix, arm, metric, group='')->bool:
+    "Whether an arm lies beyond the real band: its interval and that of the band do not meet, on the bad side."
+    bad, band = get(matrix, arm, metric, group=group), get(matrix, 'real', metric, group=group)
+    up, down = bad.low > band.high, bad.high < band.low
+    return {'lower': up, 'higher': down}.get(bad.direction, up or down)
+
+
+@pytest.mark.parametrize('metric', NEW)
+@pytest.mark.parametrize('arm', ['verbatim_copy', 'fresh'])
+def test_new_metrics_accept_people(matrix, arm, metric): assert not outside(matrix, arm, metric)
+
+
+@pytest.mark.parametrize('metric', NEW)
+def test_new_metrics_refuse_independent_marginals(matrix, metric): assert outside(matrix, 'independent_marginals', metric)
+
+
+@pytest.mark.parametrize('arm,moved,still', [
+    ('time_shuffled', ['lagged_correlation_difference', 'predictive_difference', 'discriminative_score'],
+     [*(m for m in SPACE if m != 'authenticity'), 'hour_spearman_difference', 'comeasurement_difference', 'c2st_auc_values']),
+    ('label_shuffled', [], [*SPACE, *HOURS]),
+    ('noisy_copy', [], NEW)])
+def test_new_metrics_and_only_that(matrix, arm, moved, still):
+    assert [m for m in moved if not outside(matrix, arm, m)] == []
+    assert [m for m in still if outside(matrix, arm, m)] == []
+
+
+def test_what_neutralising_takes_away(matrix):
+    "Decimals give a noisy copy away to the raw classifier and to no other; a shuffled order only to the network."
+    assert get(matrix, 'noisy_copy', 'c2st_auc_raw').low > 0.9 > 0.6 > get(matrix, 'noisy_copy', 'c2st_auc_values').high
+    assert get(matrix, 'time_shuffled', 'c2st_auc_values').high < 0.6 < get(matrix, 'time_shuffled', 'c2st_auc_gru').low
+
+
+def test_density_and_coverage_within_outcomes(matrix):
+    for group in ('level=survived', 'level=icu_death'):
+        assert outside(matrix, 'independent_marginals', 'coverage', group) and not outside(matrix, 'fresh', 'coverage', group)
+
+
+def test_a_copy_of_the_real_side_has_no_authenticity(people):
+    "The one control that must move authenticity down: the very people it is compared with."
+    holdout = people[1]
+    d = embedding_scores(holdout, CONTROLS['verbatim_copy']().fit(holdout).sample(len(holdout)), n_boot=20)
+    band = embedding_scores(holdout, people[0], n_boot=20)
+    value = lambda e: e[e.metric == 'authenticity'].iloc[0]
+    assert value(d).high < 0.01 < value(band).low
+
+
+def test_condition_obeyed(people):
+    train, holdout = people
+    share = dict(zip(train.schema.outcomes, np.bincount(train.outcome, minlength=3)/len(train)))
+    quick = replace(QUICK, n_boot=20, gru_epochs=0, subgroup_boot=0, max_stays=60)
+    arms = dict(obeyed=train, ignored=train)
+    asked = dict(obeyed=share, ignored=dict(survived=0.5, icu_death=0.5))
+    d = evaluate_arms(train, holdout, arms, quick, pillars=('fidelity',), real=False, asked=asked)
+    rows = d[d.metric == 'condition_difference'].set_index(['arm', 'group'])
+    assert (rows.loc['obeyed'].value.abs() < 1e-9).all() and (rows.loc['obeyed'].low < 0).all()
+    assert rows.loc[('ignored', 'level=survived'), 'low'] > 0 > rows.loc[('ignored', 'level=icu_death'), 'high']
+    assert d[d.metric == 'condition_gap'].set_index('arm').value['ignored'] > 0.25
+    assert not evaluate_arms(train, holdout, dict(a=train), quick, pillars=('fidelity',), real=False).metric.str.startswith('condition').any()
+
+
+def test_subgroups_name_the_group_that_is_wrong(people):
+    train, holdout = people
+    women = (train.static.sex == 'F').to_numpy()[:, None, None]
+    bad = replace(train, values=train.values + np.where(women, np.nanstd(train.values, axis=(0, 1)), 0).astype('float32'))
+    d = subgroup_scores(holdout, bad, n_boot=20)
+    worst = d[d.metric == 'sub_worst'].set_index('feature')
+    assert worst.note['c2st_auc_raw'].startswith('sex=F') and {'sex=F', 'sex=M', 'age=<45', 'age=80+', 'outcome=icu_death'} <= set(d.group)
+    assert d[(d.group == 'age=<45')].note.str.startswith('not estimable: fewer than 50 stays').all()
 
 
 def test_classifiers(matrix):
@@ -138,26 +215,35 @@ def small(): return (*toy_cohort(160, seed=1).split_by_subject(seed=0), toy_coho
 
 
 @pytest.mark.filterwarnings('error::RuntimeWarning')
-@pytest.mark.parametrize('what', ['constant', 'unmeasured', 'nobody_dies', 'never_flagged', 'one_hour_stays', 'tiny'])
+@pytest.mark.parametrize('what', ['constant', 'unmeasured', 'nobody_dies', 'never_flagged', 'one_hour_stays', 'tiny', 'thirty',
+                                  'all_unmeasured', 'doubled'])
 def test_degenerate_cohorts_give_reasons(small, what):
     train, holdout, synth = small
     k = synth.schema.index('values', 'crea')
     values = synth.values.copy()
     if what == 'constant': values[..., k] = np.where(synth.mask[..., k], 1, np.nan)
     if what == 'unmeasured': values[..., k] = np.nan
-    changes = dict(constant=dict(values=values), unmeasured=dict(values=values),
+    if what == 'all_unmeasured': values[:] = np.nan
+    changes = dict(constant=dict(values=values), unmeasured=dict(values=values), all_unmeasured=dict(values=values),
                    nobody_dies=dict(outcome=np.zeros(80, int)),
                    never_flagged=dict(flags=np.zeros_like(synth.flags)),
-                   tiny={})[what] if what != 'one_hour_stays' else dict(
+                   tiny={}, thirty={}, doubled={})[what] if what != 'one_hour_stays' else dict(
                    length=np.ones(80, int), values=np.where((np.arange(24) < 1)[:, None], values, np.nan),
                    flags=synth.flags*(np.arange(24) < 1)[:, None],
                    states=np.where((np.arange(24) < 1)[:, None], synth.states, -1))
     c = spoiled(synth, **changes).validate()
     if what == 'tiny': c = c.take(np.arange(12))
+    if what == 'thirty': c = c.take(np.arange(30))
+    if what == 'doubled': # the same stays twice, on both sides
+        twice = lambda c: replace(c.take(np.tile(np.arange(len(c)//2), 2)), stay_id=np.arange(2*(len(c)//2)))
+        train, holdout, c = (twice(k) for k in (train, holdout, c))
     d = evaluate_arms(train, holdout, dict(bad=c), replace(QUICK, n_boot=20, gru_epochs=1), real=False)
     numbers = ~d.note.str.startswith('not estimable')
     assert np.isfinite(d.loc[numbers, ['value', 'low', 'high']]).all(axis=None) and d.loc[~numbers,
                                                                                           'value'].isna().all()
+    assert ((d.low <= d.value + 1e-6) & (d.value <= d.high + 1e-6))[numbers].all()
+    if what == 'tiny':
+        for m in (*NEW, 'c2st_auc_raw'): assert d[d.metric == m].note.str.startswith('not estimable').any(), m
     if what == 'unmeasured': assert (d[d.feature == 'crea'].note.str.startswith('not estimable')).any()
     if what == 'nobody_dies':
         assert 'single outcome class' in d[(d.metric == 'auroc') & (d.group == 'TSTR')].note.iloc[0]
@@ -186,7 +272,7 @@ def test_deaths_are_counted(small):
     assert d[d.metric == 'auroc'].note.str.contains('underpowered: .* deaths in train').all()
 
 
-@pytest.mark.parametrize('call', [marginal_scores, joint_scores, temporal_scores, clinical_scores])
+@pytest.mark.parametrize('call', [marginal_scores, joint_scores, temporal_scores, clinical_scores, embedding_scores, subgroup_scores])
 def test_schemas_must_agree(call, small):
     with pytest.raises(SynkError, match='different schemas: hours is 24 and 30'): call(small[0],
                                                                                        toy_cohort(40, hours=30))

@@ -163,13 +163,13 @@ def density(nb:Neighbours, side_x, side_y, k:int=5)->np.ndarray: # (1+B,)
     (bx, wx), (by, wy) = side_x, side_y
     table = block_sums(nb.hits, bx, wx.shape[1])                                              # (G,H)
     n, m = (w @ np.bincount(b, minlength=w.shape[1]) for b,w in ((bx, wx), (by, wy)))
-    return ((wx @ table)*wy).sum(1)/(k*m)*(len(bx)/n)
+    with np.errstate(invalid='ignore', divide='ignore'): return ((wx @ table)*wy).sum(1)/(k*m)*(len(bx)/n)
 
 def coverage(nb:Neighbours, side_x, side_y)->np.ndarray: # (1+B,)
     "Share of real balls with a synthetic point."
     (bx, wx), (_, wy) = side_x, side_y
     w = wx[:, bx]
-    return np.stack([r @ ((nb.hits @ v) > 0)/r.sum() for r,v in zip(w, wy)])
+    with np.errstate(invalid='ignore'): return np.stack([r @ ((nb.hits @ v) > 0)/r.sum() for r,v in zip(w, wy)])
 
 def expected_coverage(n:int, m:int, k:int=5)->float:
     "Coverage of n real by m points of the same distribution."
@@ -202,7 +202,7 @@ def authenticity(nb:Neighbours, side_x, side_y)->np.ndarray: # (1+B,)
     shape = wx.shape[1], wy.shape[1]
     pairs, far = (np.bincount(bx[nb.nearest]*shape[1] + by, v, shape[0]*shape[1]).reshape(shape)
                   for v in (None, nb.authentic)) # by block of the nearest real stay and of the synthetic one
-    return ((wx @ far)*wy).sum(1)/((wx @ pairs)*wy).sum(1)
+    with np.errstate(invalid='ignore'): return ((wx @ far)*wy).sum(1)/((wx @ pairs)*wy).sum(1)
 
 # %% ../../nbs/57_fidelity.embedding.ipynb #6b642b80
 def propensity_design(x, y)->tuple: # (N,1+2K) (N,)

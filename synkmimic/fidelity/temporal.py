@@ -226,7 +226,7 @@ def comeasurement_differences(real, synth, side_r, side_s)->list[dict]:
                         n=min(len(real), len(synth)))
 
 # %% ../../nbs/53_fidelity.temporal.ipynb #8670fa79
-MIN_STEPS = 150 # of the optimiser, however few the stays
+MIN_STEPS = 100 # of the optimiser, however few the stays
 
 class HourPredictor(nn.Module):
     "A GRU that says the next hour's standardised values."
