@@ -173,9 +173,10 @@ def utility_config(cfg:EvaluationConfig)->prediction.UtilityConfig:
     return prediction.UtilityConfig(tuple(cfg.tasks), tuple(cfg.models), cfg.horizon, cfg.margin, cfg.n_boot, cfg.tune, cfg.trts,
                                     cfg.curve_bins, cfg.jobs)
 
-def utility_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0, trtr=None)->pd.DataFrame:
+def utility_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0, trtr=None,
+                   yardstick:bool=True)->pd.DataFrame:
     "What can be predicted, trained on real and on synthetic stays; `synth` None gives the real arm alone."
-    return prediction.utility_scores(train, holdout, synth, utility_config(cfg), seed, trtr)
+    return prediction.utility_scores(train, holdout, synth, utility_config(cfg), seed, trtr, yardstick)
 
 def privacy_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(), seed:int=0)->pd.DataFrame:
     "Membership inference."
@@ -232,9 +233,7 @@ def _synth_arm(train, holdout, synth, pillars, cfg, seed:int, trtr, asked=None)-
     "What one synthetic cohort or control scores."
     parts = []
     if 'fidelity' in pillars: parts.append(fidelity_scores(holdout, synth, cfg, seed, asked))
-    if 'utility' in pillars:
-        u = utility_scores(train, holdout, synth, cfg, seed, trtr)
-        parts.append(u[u.group != 'TRTR'])
+    if 'utility' in pillars: parts.append(utility_scores(train, holdout, synth, cfg, seed, trtr, yardstick=False))
     if 'privacy' in pillars: parts.append(privacy_scores(train, holdout, synth, cfg, seed))
     return pd.concat(parts, ignore_index=True)
 

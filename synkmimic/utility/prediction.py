@@ -408,13 +408,14 @@ def utility_scores(
     cfg:UtilityConfig|None=None,
     seed:int=0,
     trtr:Arm|None=None, # of a former call: `train_arm(train, holdout, cfg, seed, keep=cfg.trts)`
+    yardstick:bool=True, # the rows of TRTR too
     **options, # of UtilityConfig, instead of or on top of cfg
 )->pd.DataFrame: # tidy scores; group is the arm and the task
     "What can be predicted, trained on real and on synthetic stays."
     cfg = replace(cfg or UtilityConfig(), **options)
     require_same_schema(train, holdout, *([] if synth is None else [synth]))
     real = trtr or train_arm(train, holdout, cfg, seed, keep=cfg.trts)
-    rows = _score_arm(real, 'TRTR', cfg, seed)
+    rows = _score_arm(real, 'TRTR', cfg, seed) if yardstick else []
     if synth is not None:
         arm = train_arm(synth, holdout, cfg, seed, real.cut)
         rows += _score_arm(arm, 'TSTR', cfg, seed, real)
