@@ -34,7 +34,7 @@ torch.set_num_threads(2)
 
 def small(sampler='gaussian_mixture', static=60, temporal=40, gan=30, candidates=1):
     "A configuration of small models."
-    return SimpleNamespace(
+    return SimpleNamespace(dp=None,
         transform=TransformConfig(),
         model=SimpleNamespace(static_vae=StaticVAEConfig(latent_dim=8), temporal_vae=TemporalVAEConfig(hidden_dim=96, latent_dim=8, embed_dim=64, dropout=0.05),
                               latent_gan=LatentGANConfig(noise_dim=32, hidden_dim=64, critic_dim=64),
