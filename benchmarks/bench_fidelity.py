@@ -98,7 +98,7 @@ def main()->None:
     parser.add_argument('--sizes', nargs='+', type=int, default=[1000, 2000, 4000, 8000])
     for name,default in dict(hours=48, values=37, threads=2, boot=200).items(): parser.add_argument(f'--{name}', type=int, default=default)
     a = parser.parse_args()
-    os.environ |= dict(OMP_NUM_THREADS=str(a.threads), OPENBLAS_NUM_THREADS=str(a.threads))
+    os.environ |= dict(OMP_NUM_THREADS=str(a.threads), OPENBLAS_NUM_THREADS=str(a.threads), OMP_WAIT_POLICY='passive') # no spinning
     import torch
     torch.set_num_threads(a.threads)
     parts, declared = families(a.boot), quadratic()
