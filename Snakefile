@@ -22,9 +22,10 @@ NEEDS = dict(
     a3_flow_matching=['a2_temporal_vae'],
     a4_generate=['a3_latent_gan', 'a3_gaussian_mixture', 'a3_flow_matching'],
     a5_fidelity=['a4_generate'],
-    a5_draws=['a4_generate'],
     a6_utility=['a4_generate'],
-    a7_privacy_model_based=['a4_generate'],
+    a5_draws=['a5_fidelity', 'a6_utility'],
+    a7_shadow=['a0_cohort'],
+    a7_privacy_model_based=['a4_generate', 'a7_shadow'],
     a7_privacy_model_free=['a4_generate'],
     t1_cohort=['a4_generate'],
     t2_fidelity=['a5_fidelity'],
@@ -60,7 +61,7 @@ for place, job in enumerate(JOBS, 1):
         output: [str(job.mark), str(job.run/'notebooks'/f'{job.name}.ipynb'), *map(str, job.files())]
         params:
             call=job.command(f'{place}/{len(JOBS)}' + (f' {job.run.name}' if job.run != RUN else '')), # here, since the shell line is read late
-        threads: workflow.cores if job.name[:2] in ('a1', 'a2', 'a3', 'a6') and not job.lender else 1 # training, and the fits of the utility stage, take all cores, one after another
+        threads: workflow.cores if (job.name[:2] in ('a1', 'a2', 'a3', 'a6') or 'shadow' in job.name) and not job.lender else 1 # training, and the fits of the utility stage, take all cores, one after another
         shell: 'exec {params.call}'
 
 rule manifest:

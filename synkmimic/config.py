@@ -36,6 +36,10 @@ class PaperConfig:
     draws:int = 1 # synthetic cohorts of the first sampler; above 1, s5_variance splits the variance of every score
     samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture', 'flow_matching', 'latent_gan_plain') # a synthetic cohort each; _plain: no record critic
     controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail, and comparators: ehr_safe, gaussian_copula, ...
+    privacy_controls:tuple[str, ...] = ('noisy_copy', 'overfit', 'leak_0.1', 'leak_0.05', 'leak_0.01') # of the privacy stage alone; leak_x: the first sampler's stays with a share x copied from train
+    shadows:int = 0 # generators trained again on other people, for the attacks that know the algorithm; 0: those attacks are left out
+    shadow_epochs:float = 1. # of the epochs of the generator, for each shadow
+    canaries:int = 50 # rare made-up stays, a random half of them planted in each shadow's training
 
 @dataclass(frozen=True)
 class ModelConfigs:

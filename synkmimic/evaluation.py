@@ -165,7 +165,7 @@ def fidelity_scores(
              temporal.temporal_scores(real, synth, *n, tuple(cfg.lags), tuple(cfg.cross_lags), 2*cfg.gru_epochs,
                                       cfg.max_stays),
              clinical.clinical_scores(real, synth, *n, asked=asked)]
-    if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed))
+    if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=max(cfg.max_stays//2, 1)))
     return pd.concat(parts, ignore_index=True)
 
 def utility_config(cfg:EvaluationConfig)->prediction.UtilityConfig:

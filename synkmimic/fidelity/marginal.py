@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_STAYS', 'DIRECTIONS', 'knot_counts', 'pooled_knots', 'count_distance', 'distribution_distance', 'stay_means',
-           'why_not', 'number_distances', 'spread', 'spread_ratios', 'level_counts', 'tvd', 'category_distances',
-           'flag_shares', 'missing_shares', 'marginal_scores']
+           'why_not', 'stay_distances', 'number_distances', 'spread', 'spread_ratios', 'level_counts', 'tvd',
+           'category_distances', 'flag_shares', 'missing_shares', 'marginal_scores']
 
 # %% ../../nbs/51_fidelity.marginal.ipynb #3a916291
 import numpy as np
@@ -68,26 +68,35 @@ def why_not(a:np.ndarray, b:np.ndarray)->str: # '' when the two sides can be com
     if min(ka, kb) < MIN_STAYS: return f'measured in fewer than {MIN_STAYS} stays of a side'
     return ''
 
-def number_distances(real, synth, wr, ws)->list[dict]:
-    "KS and Wasserstein rows of all numbers and of the length of stay."
-    ks, ks_values, w1 = {}, {}, {}
-    mr, ms = stay_means(real.values), stay_means(synth.values)
-    for k,name in enumerate(real.schema.names('values')):
-        a, b = real.values[..., k], synth.values[..., k]
-        reason, n, sd = why_not(mr[:, k], ms[:, k]), min(np.isfinite(mr[:, k]).sum(),
-                                                         np.isfinite(ms[:, k]).sum()), _sd(a)
-        ks[name] = reason or (distribution_distance(mr[:, k], ms[:, k], wr, ws)[0], n)
-        d, w = (None, None) if reason else distribution_distance(a, b, wr, ws)
-        ks_values[name] = reason or (d, n)
-        w1[name] = reason or ('constant in the real stays' if sd == 0 else (w/sd, n))
-    static = {f: (real.static[f].to_numpy(), synth.static[f].to_numpy())
-              for f in real.schema.static_of_kind('numerical')}
-    for name,(a, b) in {**static, 'length': (real.length.astype(float), synth.length.astype(float))}.items():
+def _compared(pairs:dict, wr, ws)->tuple[dict, dict]: # name -> (d (B,), n) or why not
+    "KS and scaled Wasserstein distance of pairs (a, b) of one number per stay."
+    ks, w1 = {}, {}
+    for name,(a, b) in pairs.items():
         reason, n, sd = why_not(a, b), min(np.isfinite(a).sum(), np.isfinite(b).sum()), _sd(a)
         d, w = (None, None) if reason else distribution_distance(a, b, wr, ws)
         ks[name] = reason or (d, n)
         w1[name] = reason or ('constant in the real stays' if sd == 0 else (w/sd, n))
-    rows = [('ks', ks, (0, 1)), ('ks_values', ks_values, (0, 1)), ('wasserstein', w1, (0, np.inf))]
+    return ks, w1
+
+def stay_distances(real, synth, wr, ws)->tuple[dict, dict]: # ks and wasserstein by name; the latter not of hourly variables
+    "Distances of what each stay has once: the mean of every hourly variable, static numbers, the length."
+    mr, ms, s = stay_means(real.values), stay_means(synth.values), real.schema
+    means = {f: (mr[:, k], ms[:, k]) for k,f in enumerate(s.names('values'))}
+    once = {f: (real.static[f].to_numpy(), synth.static[f].to_numpy()) for f in s.static_of_kind('numerical')}
+    once |= {'length': (real.length.astype(float), synth.length.astype(float))}
+    ks, w1 = _compared(once, wr, ws)
+    return _compared(means, wr, ws)[0] | ks, w1
+
+def number_distances(real, synth, wr, ws)->list[dict]:
+    "KS and Wasserstein rows of all numbers and of the length of stay."
+    (ks, once), ks_values, w1 = stay_distances(real, synth, wr, ws), {}, {}
+    for k,name in enumerate(real.schema.names('values')):
+        if isinstance(ks[name], str): ks_values[name] = w1[name] = ks[name]; continue
+        a, n = real.values[..., k], ks[name][1]
+        (d, w), sd = distribution_distance(a, synth.values[..., k], wr, ws), _sd(a)
+        ks_values[name] = (d, n)
+        w1[name] = 'constant in the real stays' if sd == 0 else (w/sd, n)
+    rows = [('ks', ks, (0, 1)), ('ks_values', ks_values, (0, 1)), ('wasserstein', w1 | once, (0, np.inf))]
     return [r for name,found,b in rows for r in bootstrap_rows(name, found, b, overall=name)]
 
 def _sd(x)->float:

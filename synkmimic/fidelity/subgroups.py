@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['AGES', 'BY', 'FEW', 'HEADLINES', 'DIRECTIONS', 'groups', 'headlines', 'subgroup_scores']
 
-# %% ../../nbs/58_fidelity.subgroups.ipynb #e85b7d7d
+# %% ../../nbs/58_fidelity.subgroups.ipynb #fa755b2e
 import numpy as np
 import pandas as pd
 
 from ..core import rng
 from .joint import both_blocks, c2st, rank_differences
-from .marginal import missing_shares, number_distances
+from .marginal import missing_shares, stay_distances
 from .temporal import acf_gaps
-from ..stats import no_score, require_same_schema, score_frame, two_sample_weights
+from ..stats import bootstrap_rows, no_score, require_same_schema, score_frame, two_sample_weights
 
 # %% ../../nbs/58_fidelity.subgroups.ipynb #abaa24bc
 AGES = (('<45', 0, 45), ('45-64', 45, 65), ('65-79', 65, 80), ('80+', 80, np.inf)) # years
@@ -38,7 +38,8 @@ HEADLINES = ('ks', 'missing_rate_gap', 'missing_by_hour', 'spearman_difference',
 def headlines(real, synth, n_boot:int, seed:int, lags, max_stays:int)->list[dict]:
     "The headline rows of two cohorts."
     w, sides = two_sample_weights(real, synth, n_boot, rng(seed, 'subgroups')), both_blocks(real, synth, n_boot, rng(seed, 'subgroups', 'pairs'))
-    rows = number_distances(real, synth, *w) + missing_shares(real, synth, *w) + rank_differences(real, synth, *sides)
+    rows = bootstrap_rows('ks', stay_distances(real, synth, *w)[0], (0, 1), overall='ks')
+    rows += missing_shares(real, synth, *w) + rank_differences(real, synth, *sides)
     if real.n_hours > min(lags): rows += acf_gaps(real, synth, *w, lags)
     rows += c2st(real, synth, seed, 2, max_stays, top=0)
     return [r for r in rows if r['metric'] in HEADLINES and r['feature'] == 'all']
@@ -53,11 +54,11 @@ def _group_rows(name:str, a, b, **kw)->list[dict]:
 DIRECTIONS = {f'sub_{m}': 'half' if m.startswith('c2st') else 'lower' for m in HEADLINES} | {'sub_worst': 'lower'}
 
 def _worst(rows:list[dict])->list[dict]:
-    "For each metric the group that is farthest off."
+    "For each metric the group that is surely farthest off: the highest low end."
     d = pd.DataFrame(rows)
     d = d[np.isfinite(d.value.astype(float))]
     if d.empty: return [no_score('sub_worst', 'all', f'no group with {FEW} stays on each side')]
-    top = d.loc[d.groupby('metric', sort=False).value.idxmax()]
+    top = d.loc[d.groupby('metric', sort=False).low.idxmax()]
     return [r | dict(metric='sub_worst', feature=r['metric'].removeprefix('sub_'), note=f"{r['group']} {r['note']}".strip()) for r in top.to_dict('records')]
 
 def subgroup_scores(
