@@ -17,8 +17,9 @@ from synkmimic.paper import (DRAWN, borrow, check_parameters, code_hash, costs, 
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLERS = ['latent_gan', 'gaussian_mixture']
-NAMES = [n for n in re.findall(r"^    (\w+)=\[", (ROOT/'Snakefile').read_text(), re.M) if n != 'a3_flow_matching']
-PARAMETERS = "run = ''\noverrides = []\nout = '_scratch'\nsampler = 'latent_gan'\nkind = 'model_based'"
+NAMES = [n for n in re.findall(r"^    (\w+)=\[", (ROOT/'Snakefile').read_text(), re.M) if n not in ('a3_flow_matching', 'a7_shadow')]
+NAMES += ['a7_shadow_1', 'a7_shadow_2']
+PARAMETERS = "run = ''\noverrides = []\nout = '_scratch'\nsampler = 'latent_gan'\nkind = 'model_based'\nshadow = 1"
 WRITE = "from pathlib import Path\nfrom synkmimic.core import write_text\nfor s in {suffixes}: write_text('x', Path(out)/('{name}.' + s))\n"
 
 def cell(kind, source, **metadata):
@@ -86,7 +87,7 @@ def house(tmp_path_factory):
     from synkmimic.paper import variant
     for name in {variant(n)[0] for n in NAMES}: little(house, name, more='import synkmimic.schema' if name == 't1_cohort' else '')
     for k,epochs in enumerate((4, 9)): # two runs that differ in the epochs of the GAN
-        settings = resolved(compose(['profile=demo', f'train.latent_gan.epochs={epochs}', f'paper.samplers={SAMPLERS}']))
+        settings = resolved(compose(['profile=demo', f'train.latent_gan.epochs={epochs}', f'paper.samplers={SAMPLERS}', 'paper.shadows=2']))
         name = ('demo', 'long')[k]
         write_json(dict(name=name, digest=name[0], overrides=[], seed=0, figures=str(house/'figures'/name), settings=settings), house/'runs'/f'{name}-d'/'run.json')
     listed = [dict(folder=f'{n}-d', setting=n, seed=0) for n in ('demo', 'long')]
@@ -110,7 +111,7 @@ def test_only_what_is_stale_reruns(house):
     little(house, 'a5_fidelity', prose='Many more words about the same thing.')
     assert make(house)[:2] == ([], 0), 'times and prose do not count'
     little(house, 'a5_fidelity', more='x = 1')
-    assert make(house)[0] == ['a5_fidelity', 'f4_acf', 'f6_subgroups', 's2_ablation', 's3_features', 't2_fidelity'], 'changed code reruns the notebook and what needs it'
+    assert make(house)[0] == ['a5_draws', 'a5_fidelity', 'f4_acf', 'f6_subgroups', 's2_ablation', 's3_features', 's5_variance', 't2_fidelity'], 'changed code reruns the notebook and what needs it'
     module = house/'synkmimic'/'schema.py'
     module.write_text(module.read_text() + '\n# a comment\n')
     assert make(house)[0] == [], 'a comment in a module does not count'
@@ -147,7 +148,7 @@ def test_samplers_that_a_run_does_not_have_are_not_made():
     needs = dependencies()
     some = needed(needs, ['flow_matching', 'posterior'])
     assert some['a4_generate'] == ['a3_flow_matching'] and not {'a3_latent_gan', 'a3_gaussian_mixture'} & set(some)
-    assert set(needs) - set(some) == {'a3_latent_gan', 'a3_gaussian_mixture'}
+    assert set(needs) - set(some) == {'a3_latent_gan', 'a3_gaussian_mixture', 'a7_shadow'}
     assert keys(some, 'd')['a4_generate'] != keys(needed(needs, ['latent_gan']), 'd')['a4_generate']
 
 def shared(*overrides, needs=None):
