@@ -1085,8 +1085,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'synkmimic/privacy/membership.py'),
                                               'synkmimic.privacy.membership._summary': ( 'privacy.membership.html#_summary',
                                                                                          'synkmimic/privacy/membership.py'),
-                                              'synkmimic.privacy.membership.absent_rows': ( 'privacy.membership.html#absent_rows',
-                                                                                            'synkmimic/privacy/membership.py'),
                                               'synkmimic.privacy.membership.attack': ( 'privacy.membership.html#attack',
                                                                                        'synkmimic/privacy/membership.py'),
                                               'synkmimic.privacy.membership.attack_evidence': ( 'privacy.membership.html#attack_evidence',

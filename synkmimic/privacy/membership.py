@@ -9,9 +9,9 @@ __all__ = ['REPRESENTATIONS', 'DIMENSIONS', 'SPARSE', 'TINY', 'SHRINK', 'ATTACKS
            'best_attack', 'best_tpr', 'by_person', 'top_sizes', 'tail_test', 'leak_power', 'smallest_leak',
            'epsilon_bound', 'closer_to_train', 'require_apart', 'Evidence', 'feature_name', 'reference_stays',
            'too_small', 'attack_evidence', 'weak_note', 'attack_rows', 'group_rows', 'best_rows', 'power_rows',
-           'absent_rows', 'privacy_scores', 'roc_points', 'membership_roc']
+           'privacy_scores', 'roc_points', 'membership_roc']
 
-# %% ../../nbs/60_privacy.membership.ipynb #47d5f8b1
+# %% ../../nbs/60_privacy.membership.ipynb #b421c4ca
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,7 +23,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import roc_curve
 from sklearn.utils.extmath import randomized_svd
 
-from ..core import SynkError, nearest, rng
+from ..core import SynkError, nearest, rng, torch_seed
 from ..stats import (Estimate, bootstrap_weights, clopper_pearson, holm, interval, minimum_detectable_auc, no_score,
                              rate, require_same_schema,
                              score, score_frame, weighted_auc)
@@ -422,7 +422,7 @@ def _rare(cohorts, share:float)->np.ndarray|str: # (n,) bool, or why not
     return rare if rare.any() else f'no level of a categorical variable is held by fewer than {share:.0%} of the stays'
 
 # %% ../../nbs/60_privacy.membership.ipynb #782d534f
-MIN_STAYS = 30 # a side
+MIN_STAYS = 30 # and people, a side
 
 @dataclass(frozen=True)
 class Evidence:
@@ -433,6 +433,7 @@ class Evidence:
     scores:dict[str, np.ndarray] # attack and representation -> (n,)
     threat:dict[str, str] # the same -> threat model
     groups:dict # name -> (n,) bool, or why not
+    absent:dict[str, str] # attacks that could not be made -> why
     closer:Estimate|None = None # the screen
 
     def judged(self, feature:str)->np.ndarray: # (n,) bool
@@ -448,16 +449,15 @@ def feature_name(attack:str, which:str)->str:
     return which if attack == 'nearest' else f'{attack} {which}'
 
 def reference_stays(holdout, share:float, seed:int)->np.ndarray: # (n,) bool
-    "Stays of a random share of the holdout people: the attacker's sample of the population."
-    people, person = np.unique(holdout.subject_id.astype(str), return_inverse=True)
-    order = rng(seed, 'membership', 'reference').permutation(len(people))
-    return (order < int(share*len(people)))[person]
+    "Stays of a share of the holdout people, outcomes alike: the attacker's sample of the population."
+    known, _ = holdout.split_by_subject(torch_seed(seed, 'membership', 'reference'), (share, 1 - share))
+    return np.isin(holdout.subject_id.astype(str), known.subject_id.astype(str))
 
 # %% ../../nbs/60_privacy.membership.ipynb #bb66c512
 def too_small(train, holdout, synth)->str: # '' when all is well
     "Why no attack can be judged."
-    if min(len(train), len(holdout), len(synth)) >= MIN_STAYS: return ''
-    return f'{len(train)} train, {len(holdout)} holdout and {len(synth)} synthetic stays; each needs {MIN_STAYS}'
+    n = *(len(set(c.subject_id)) for c in (train, holdout)), len(synth)
+    return '' if min(n) >= MIN_STAYS else f'{n[0]} people in train, {n[1]} in holdout and {n[2]} synthetic stays; each needs {MIN_STAYS}'
 
 def _check_names(attacks, representations)->None:
     "Refuse what does not exist."
@@ -480,21 +480,24 @@ def attack_evidence(
     require_apart(train, holdout)
     _check_names(attacks, representations)
     if why := too_small(train, holdout, synth): raise SynkError(f'no membership attack is possible: {why}')
-    known = reference_stays(holdout, reference_share, seed)
-    if min(known.sum(), (~known).sum()) < MIN_STAYS: known[:] = False
-    spared = np.r_[np.ones(len(train), bool), ~known]
-    people = np.r_[train.subject_id, holdout.subject_id].astype(str)
-    scores, threat, groups, closer = {}, {}, dict(outliers='no reference sample'), None
+    if not 0 < reference_share < 1: raise SynkError(f'reference_share must lie between 0 and 1, not {reference_share}')
+    known, lost = reference_stays(holdout, reference_share, seed), ''
+    sides = [len(set(holdout.subject_id[side])) for side in (known, ~known)]
+    if min(sides) < MIN_STAYS: lost = f'the {sum(sides)} holdout people are too few to spare a reference; it and the rest need {MIN_STAYS} each'
+    known &= not lost
+    spared, people = np.r_[np.ones(len(train), bool), ~known], np.r_[train.subject_id, holdout.subject_id].astype(str)
+    scores, threat, absent, groups, closer = {}, {}, {}, dict(outliers=lost or 'no attack'), None
     for which in representations:
         t, h, s = (represent(c, synth, which) for c in (train, holdout, synth))
         view = View(s, h[known], np.concatenate([t, h]))
         for a in attacks:
-            if ATTACKS[a].threat == 'reference' and not known.any(): continue
-            scores[feature_name(a, which)], threat[feature_name(a, which)] = ATTACKS[a].score(view), ATTACKS[a].threat
-        if known.any() and which == representations[-1]: groups['outliers'] = _outliers(view.to_reference, people, spared)
+            k = feature_name(a, which)
+            if ATTACKS[a].threat == 'reference' and lost: absent[k] = lost
+            else: scores[k], threat[k] = ATTACKS[a].score(view), ATTACKS[a].threat
+        if not lost and which == representations[-1]: groups['outliers'] = _outliers(view.to_reference, people, spared)
         if which == 'joint': closer = closer_to_train(t, h, s, rng(seed, 'closer'))
     groups |= dict(died=np.r_[train.outcome, holdout.outcome] > 0, rare=_rare((train, holdout), rare))
-    return Evidence(np.arange(len(people)) < len(train), people, spared, scores, threat, groups, closer)
+    return Evidence(np.arange(len(people)) < len(train), people, spared, scores, threat, groups, absent, closer)
 
 # %% ../../nbs/60_privacy.membership.ipynb #e528858b
 DIRECTIONS = dict(membership_auc='half', membership_tpr='lower', membership_epsilon='lower', membership_tail_p='target',
@@ -573,14 +576,7 @@ def power_rows(ev:Evidence, n_synth:int)->list[dict]:
             rows.append(score('minimum_detectable_auc', 'people', Estimate(mda, mda, mda, sum(n)), f'group={name}', '80 % power, two-sided 5 %'))
     return rows
 
-# %% ../../nbs/60_privacy.membership.ipynb #2c7b0174
-def absent_rows(ev:Evidence, attacks, representations)->list[dict]:
-    "Why an attack was not made."
-    n = int((~ev.member).sum())
-    why = f'{n} holdout stays are too few to spare a reference sample; it and the rest need {MIN_STAYS} stays each'
-    names = [feature_name(a, r) for r in representations for a in attacks]
-    return [no_score('membership_auc', k, why) for k in names if k not in ev.scores]
-
+# %% ../../nbs/60_privacy.membership.ipynb #f1ff4539
 def privacy_scores(
     train, # Cohort: the members
     holdout, # Cohort: people no fit has seen
@@ -603,11 +599,12 @@ def privacy_scores(
         return score_frame([no_score('membership_auc', k, why) for k in (*names, 'best')], 'privacy', DIRECTIONS)
     ev = evidence or attack_evidence(train, holdout, synth, seed, attacks, representations, **kw)
     rows = [r for k in ev.scores for r in attack_rows(ev, k, n_boot, seed, fprs, delta)]
-    if not ev.scores: return score_frame(absent_rows(ev, attacks, representations), 'privacy', DIRECTIONS)
+    gone = [no_score('membership_auc', k, why) for k,why in ev.absent.items()]
+    if not rows: return score_frame(gone, 'privacy', DIRECTIONS)
     rows += best_rows(ev, rows, n_boot, seed, fprs, delta)
     rows += [r for k in ev.scores for r in group_rows(ev, k, n_boot, seed)]
     if ev.closer: rows.append(score('closer_to_train', 'joint', ev.closer, note=SCREEN))
-    return score_frame(rows + power_rows(ev, len(synth)) + absent_rows(ev, attacks, representations), 'privacy', DIRECTIONS)
+    return score_frame(rows + power_rows(ev, len(synth)) + gone, 'privacy', DIRECTIONS)
 
 # %% ../../nbs/60_privacy.membership.ipynb #822287ea
 ROC = ['attack', 'fpr', 'tpr', 'low', 'high', 'members', 'non_members']
