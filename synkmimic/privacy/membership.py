@@ -7,9 +7,9 @@ __all__ = ['REPRESENTATIONS', 'DIMENSIONS', 'SPARSE', 'TINY', 'SHRINK', 'ATTACKS
            'SCREEN', 'FPRS', 'ROC', 'represent', 'distance_blocks', 'nearest_distance', 'embed', 'log_density',
            'bandwidths', 'density_ratio', 'View', 'Attack', 'attack', 'auc_by_people', 'tpr_at', 'halves',
            'best_attack', 'best_tpr', 'by_person', 'top_sizes', 'tail_test', 'leak_power', 'smallest_leak',
-           'epsilon_bound', 'closer_to_train', 'require_apart', 'Evidence', 'feature_name', 'reference_stays',
-           'too_small', 'attack_evidence', 'weak_note', 'attack_rows', 'group_rows', 'best_rows', 'power_rows',
-           'privacy_scores', 'roc_points', 'membership_roc']
+           'epsilon_bound', 'closer_to_train', 'require_apart', 'outlier_stays', 'rare_stays', 'Evidence',
+           'feature_name', 'reference_stays', 'too_small', 'attack_evidence', 'weak_note', 'attack_rows', 'group_rows',
+           'best_rows', 'power_rows', 'privacy_scores', 'roc_points', 'membership_roc']
 
 # %% ../../nbs/60_privacy.membership.ipynb #b421c4ca
 from collections.abc import Callable
@@ -401,17 +401,17 @@ def require_apart(train, holdout)->None:
         raise SynkError(f'{len(both)} people are in train and in holdout; a membership attack needs two groups that '
                         'share nobody. Split with Cohort.split_by_subject.')
 
-# %% ../../nbs/60_privacy.membership.ipynb #6fbfe62a
+# %% ../../nbs/60_privacy.membership.ipynb #33b9641f
 OUTLIERS = 0.1 # share of the people
 
-def _outliers(distance, subject_id, judged)->np.ndarray: # (n,) bool
+def outlier_stays(distance, subject_id, judged)->np.ndarray: # (n,) bool
     "Stays of the people farthest from the reference."
     people, person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)
     far = np.full(len(people), -np.inf)
     np.maximum.at(far, person[judged], distance[judged])
     return judged & (far >= np.quantile(far[np.isfinite(far)], 1 - OUTLIERS))[person]
 
-def _rare(cohorts, share:float)->np.ndarray|str: # (n,) bool, or why not
+def rare_stays(cohorts, share:float)->np.ndarray|str: # (n,) bool, or why not
     "Stays with a level of a categorical variable that few stays have."
     names, n = cohorts[0].schema.static_of_kind('categorical'), sum(map(len, cohorts))
     rare = np.zeros(n, bool)
@@ -494,9 +494,9 @@ def attack_evidence(
             k = feature_name(a, which)
             if ATTACKS[a].threat == 'reference' and lost: absent[k] = lost
             else: scores[k], threat[k] = ATTACKS[a].score(view), ATTACKS[a].threat
-        if not lost and which == representations[-1]: groups['outliers'] = _outliers(view.to_reference, people, spared)
+        if not lost and which == representations[-1]: groups['outliers'] = outlier_stays(view.to_reference, people, spared)
         if which == 'joint': closer = closer_to_train(t, h, s, rng(seed, 'closer'))
-    groups |= dict(died=np.r_[train.outcome, holdout.outcome] > 0, rare=_rare((train, holdout), rare))
+    groups |= dict(died=np.r_[train.outcome, holdout.outcome] > 0, rare=rare_stays((train, holdout), rare))
     return Evidence(np.arange(len(people)) < len(train), people, spared, scores, threat, groups, absent, closer)
 
 # %% ../../nbs/60_privacy.membership.ipynb #e528858b
