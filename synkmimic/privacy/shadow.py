@@ -108,7 +108,7 @@ def release_statistics(
     return dict(nearest=np.stack([-np.log(np.maximum(nearest_distance(x, y), TINY)) for y in ys]),
                 density=np.stack(_density_of(ys, x)))
 
-# %% ../../nbs/67_privacy.shadow.ipynb #7ffb4d77
+# %% ../../nbs/67_privacy.shadow.ipynb #f00d5826
 DIRECTIONS = MEMBERSHIP
 MIN_SHADOWS = 2
 
@@ -143,6 +143,7 @@ def shadow_evidence(
                   rare=rare_stays((train, holdout), rare))
     return Evidence(np.arange(len(people)) < len(train), people, every, scores, dict.fromkeys(scores, f'algorithm, {how}'), groups, {})
 
+# %% ../../nbs/67_privacy.shadow.ipynb #d8017cfb
 def shadow_scores(
     train, # Cohort: the members
     holdout, # Cohort: people no fit has seen
