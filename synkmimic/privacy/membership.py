@@ -278,7 +278,8 @@ def _hypergeometric_tails(n1:int, n0:int, sizes)->list[np.ndarray]:
     for k in sizes:
         m = np.arange(k + 1)
         possible = (m <= n1) & (k - m <= n0)
-        mass = np.where(possible, choose(n1, np.minimum(m, n1)) + choose(n0, np.clip(k - m, 0, n0)) - choose(n1 + n0, k), -np.inf)
+        mass = choose(n1, np.minimum(m, n1)) + choose(n0, np.clip(k - m, 0, n0)) - choose(n1 + n0, k)
+        mass = np.where(possible, mass, -np.inf)
         out.append(np.minimum(np.logaddexp.accumulate(mass[::-1])[::-1], 0))
     return out
 
@@ -380,7 +381,8 @@ def epsilon_bound(
             value = _refuted(tp, k1, fp, k0, share, delta)
             found[k] = float(value.max()), grid[value.argmax()]
         name = max(found, key=lambda k: found[k][0])
-        value = float(_refuted(*(x for p in zip(_counts(m[here], tops[name][here], found[name][1]), (n1, n0)) for x in p), share, delta))
+        hits, alarms = _counts(m[here], tops[name][here], found[name][1])
+        value = float(_refuted(hits, n1, alarms, n0, share, delta))
         if value > best or not chosen: best, chosen = max(best, value), name
     note = f'lower bound at {level:.0%} confidence, delta={delta:g}; a perfect attack would show {ceiling:.1f}'
     return Estimate(best, best, best, len(m)), note if len(scores) == 1 else f'{note}; by {chosen}'
@@ -456,7 +458,8 @@ def reference_stays(holdout, share:float, seed:int)->np.ndarray: # (n,) bool
 def too_small(train, holdout, synth)->str: # '' when all is well
     "Why no attack can be judged."
     n = *(len(set(c.subject_id)) for c in (train, holdout)), len(synth)
-    return '' if min(n) >= MIN_STAYS else f'{n[0]} people in train, {n[1]} in holdout and {n[2]} synthetic stays; each needs {MIN_STAYS}'
+    if min(n) >= MIN_STAYS: return ''
+    return f'{n[0]} people in train, {n[1]} in holdout and {n[2]} synthetic stays; each needs {MIN_STAYS}'
 
 def _check_names(attacks, representations)->None:
     "Refuse what does not exist."
@@ -482,7 +485,8 @@ def attack_evidence(
     if not 0 < reference_share < 1: raise SynkError(f'reference_share must lie between 0 and 1, not {reference_share}')
     known, lost = reference_stays(holdout, reference_share, seed), ''
     sides = [len(set(holdout.subject_id[side])) for side in (known, ~known)]
-    if min(sides) < MIN_STAYS: lost = f'the {sum(sides)} holdout people are too few to spare a reference; it and the rest need {MIN_STAYS} each'
+    if min(sides) < MIN_STAYS:
+        lost = f'the {sum(sides)} holdout people are too few to spare a reference; it and the rest need {MIN_STAYS} each'
     known &= not lost
     spared, people = np.r_[np.ones(len(train), bool), ~known], np.r_[train.subject_id, holdout.subject_id].astype(str)
     scores, threat, absent, groups, closer = {}, {}, {}, dict(outliers=lost or 'no attack'), None
@@ -531,12 +535,17 @@ def group_rows(ev:Evidence, feature:str, n_boot:int, seed:int)->list[dict]:
     "AUC and TPR of one attack among some people."
     rows = []
     for name,inside in ev.groups.items():
-        on = ev.spared & inside if not isinstance(inside, str) else inside
-        n = ev.counts(on) if not isinstance(on, str) else (0, 0)
-        few = on if isinstance(on, str) else f'{n[0]} members and {n[1]} non-members; each needs {MIN_STAYS}' if min(n) < MIN_STAYS else ''
-        auc = few or auc_by_people(ev.member[on], ev.scores[feature][on], ev.people[on], n_boot, rng(seed, 'membership', name))
-        tpr = few or tpr_at(ev.member[on], ev.scores[feature][on], 0.1)
-        rows += [_row('membership_auc', feature, auc, f'group={name}', weak_note(*n)), _row('membership_tpr', feature, tpr, f'group={name}, fpr=0.1')]
+        auc = tpr = inside # why there is no such group
+        n = (0, 0)
+        if not isinstance(inside, str):
+            on = ev.spared & inside
+            n = ev.counts(on)
+            auc = tpr = f'{n[0]} members and {n[1]} non-members; each needs {MIN_STAYS}'
+        if min(n) >= MIN_STAYS:
+            m, s, stream = ev.member[on], ev.scores[feature][on], rng(seed, 'membership', name)
+            auc, tpr = auc_by_people(m, s, ev.people[on], n_boot, stream), tpr_at(m, s, 0.1)
+        rows += [_row('membership_auc', feature, auc, f'group={name}', weak_note(*n)),
+                 _row('membership_tpr', feature, tpr, f'group={name}, fpr=0.1')]
     return rows
 
 # %% ../../nbs/60_privacy.membership.ipynb #d4a07f3d
@@ -567,7 +576,7 @@ def power_rows(ev:Evidence, n_synth:int)->list[dict]:
         mda = minimum_detectable_auc(*n)
         rows += [score('minimum_detectable_auc', 'people', Estimate(mda, mda, mda, sum(n)), group, '80 % power, two-sided 5 %'),
                  _row('smallest_leak', 'people', leak if isinstance(leak, str) else Estimate(*[leak[1]]*3, sum(n)), group,
-                      '' if isinstance(leak, str) else f'{leak[0]} copied stays; 80 % power, tail test at 5 % over {len(ev.scores)} attacks')]
+                      f'{leak[0]} copied stays; 80 % power, tail test at 5 % over {len(ev.scores)} attacks')]
     for name,inside in ev.groups.items():
         n = ev.counts(ev.spared & inside) if not isinstance(inside, str) else (0, 0)
         if min(n) >= MIN_STAYS:

@@ -6,7 +6,7 @@
 __all__ = ['STATISTICS', 'DIRECTIONS', 'MIN_SHADOWS', 'shadow_people', 'Shadows', 'fit_shadows', 'likelihood_ratio',
            'release_statistics', 'shadow_evidence', 'shadow_scores']
 
-# %% ../../nbs/67_privacy.shadow.ipynb #4d88c559
+# %% ../../nbs/67_privacy.shadow.ipynb #1b9e99c9
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.special import log_ndtr
 
 from ..core import SynkError, rng
-from .membership import (DIRECTIONS as MEMBERSHIP, FPRS, REPRESENTATIONS, SPARSE, TINY, Evidence, attack_rows, best_rows,
-                                          embed, group_rows, log_density, nearest_distance, outlier_stays, power_rows,
-                                          rare_stays, represent, require_apart, too_small)
+from .membership import (DIRECTIONS as MEMBERSHIP, FPRS, REPRESENTATIONS, SPARSE, TINY, Evidence,
+                                          attack_rows, best_rows, embed, group_rows, log_density, nearest_distance,
+                                          outlier_stays, power_rows, rare_stays, represent, require_apart, too_small)
 from ..stats import no_score, require_same_schema, score_frame
 
 # %% ../../nbs/67_privacy.shadow.ipynb #3f339fa1
@@ -82,7 +82,8 @@ def likelihood_ratio(
     log_normal = lambda x, mean, var: -(x - mean)**2/(2*var) - np.log(var)/2
     centre = (s.n_in*(s.mean_in - _shrunk(s)) + s.n_out*s.mean_out)/(s.n_in + s.n_out) # out; both means tell about it
     total = s.n_in + s.n_out
-    return (log_normal(phi, centre + _shrunk(s), s.sd_in**2*(1 + 1/total)) - log_normal(phi, centre, s.sd_out**2*(1 + 1/total))), 'online'
+    wide = 1 + 1/total
+    return log_normal(phi, centre + _shrunk(s), s.sd_in**2*wide) - log_normal(phi, centre, s.sd_out**2*wide), 'online'
 
 # %% ../../nbs/67_privacy.shadow.ipynb #8bb16cf1
 STATISTICS = ('nearest', 'density')
@@ -117,7 +118,9 @@ def _inside(shadows, people)->np.ndarray: # (K,n) bool
     known = set(people)
     for k,(who,_) in enumerate(shadows):
         odd = sorted(set(map(str, who)) - known)
-        if odd: raise SynkError(f'shadow {k} was trained on {len(odd)} people who are neither in train nor in holdout, such as {odd[0]!r}')
+        if odd:
+            raise SynkError(f'shadow {k} was trained on {len(odd)} people who are neither in train nor in holdout, '
+                            f'such as {odd[0]!r}; draw them with shadow_people(train and holdout)')
     return np.stack([np.isin(people, np.asarray(who).astype(str)) for who,_ in shadows])
 
 def shadow_evidence(
@@ -141,7 +144,8 @@ def shadow_evidence(
     every = np.ones(len(people), bool)
     groups = dict(outliers=outlier_stays(far, people, every), died=np.r_[train.outcome, holdout.outcome] > 0,
                   rare=rare_stays((train, holdout), rare))
-    return Evidence(np.arange(len(people)) < len(train), people, every, scores, dict.fromkeys(scores, f'algorithm, {how}'), groups, {})
+    threat = dict.fromkeys(scores, f'algorithm, {how}')
+    return Evidence(np.arange(len(people)) < len(train), people, every, scores, threat, groups, {})
 
 # %% ../../nbs/67_privacy.shadow.ipynb #d8017cfb
 def shadow_scores(
@@ -157,13 +161,15 @@ def shadow_scores(
     evidence:Evidence|None=None, # of `shadow_evidence`, if it has been made
 )->pd.DataFrame: # tidy scores
     "Membership inference by somebody who can run the generator."
-    why = too_small(train, holdout, synth) or ('' if len(shadows) >= MIN_SHADOWS else f'{len(shadows)} shadow models; it takes {MIN_SHADOWS}')
+    few = '' if len(shadows) >= MIN_SHADOWS else f'{len(shadows)} shadow models; it takes {MIN_SHADOWS}'
+    why = too_small(train, holdout, synth) or few
     if why: return score_frame([no_score('membership_auc', 'shadow best', why)], 'privacy', DIRECTIONS)
     ev = evidence or shadow_evidence(train, holdout, synth, shadows, representations)
     rows = [r for k in ev.scores for r in attack_rows(ev, k, n_boot, seed, fprs, delta)]
     best = [r | dict(feature='shadow best') for r in best_rows(ev, rows, n_boot, seed, fprs, delta)]
     rows = rows + best + [r for k in ev.scores for r in group_rows(ev, k, n_boot, seed)]
     power = [r | dict(feature='shadow people') for r in power_rows(ev, len(synth))]
-    said, d = f'{len(shadows)} shadow models, {next(iter(ev.threat.values()))}', score_frame(rows + power, 'privacy', DIRECTIONS)
+    said = f'{len(shadows)} shadow models, {next(iter(ev.threat.values()))}'
+    d = score_frame(rows + power, 'privacy', DIRECTIONS)
     bare = d.note.str.startswith('not estimable')
     return d.assign(note=np.where(bare, d.note, np.where(d.note == '', said, d.note + '; ' + said)))
