@@ -46,13 +46,45 @@ def _extract(a)->int:
     print(f'saved in {out}; extraction.csv accounts for {sum(report.rows_read.values()):,} rows')
     return 0
 
+# %% ../nbs/83_cli.ipynb #1b36c3a4
+def _controls(train, holdout, synth, leaks, seed:int)->dict:
+    "Cohorts whose guilt is known."
+    from synkmimic.models.controls import IndependentMarginals, Leak, NoisyCopy, Overfit, VerbatimCopy
+    n = min(len(train), len(synth))
+    made = dict(verbatim_copy=VerbatimCopy(), noisy_copy=NoisyCopy(), overfit=Overfit(), independent_marginals=IndependentMarginals(),
+                **{f'leak_{s:g}': Leak(s, synth) for s in leaks})
+    return {k: c.fit(train, seed=seed).sample(n, seed=seed) for k,c in made.items()}
+
+def _audit(a)->int:
+    "Attack a release and its controls."
+    from synkmimic.cohort import Cohort
+    from synkmimic.config import compose
+    from synkmimic.privacy.audit import audit
+    train, holdout, synth = (Cohort.load(p) for p in (a.train, a.holdout, a.synth))
+    cfg = compose(a.overrides).evaluation
+    found = audit(train, holdout, {a.name: synth}, _controls(train, holdout, synth, a.leaks, a.seed), cfg, a.seed, progress=lambda line: print(line, file=sys.stderr))
+    print(found)
+    if a.out:
+        with atomic_folder(Path(a.out)) as folder:
+            for name in ('scores', 'answers', 'soundness'): getattr(found, name).to_csv(folder/f'{name}.csv', index=False, float_format='%.6g')
+            (folder/'audit.txt').write_text(f'{found}\n', encoding='utf-8')
+    return found.status
+
 # %% ../nbs/83_cli.ipynb #2873e25a
 def _parser()->argparse.ArgumentParser:
     "What may be said."
     top = argparse.ArgumentParser(prog='synkmimic', description='From an ICU registry to a synthetic one.')
-    verbs = top.add_subparsers(dest='verb', required=True, metavar='{data,paper}')
+    verbs = top.add_subparsers(dest='verb', required=True, metavar='{data,audit,paper}')
     data = verbs.add_parser('data', help='look at raw tables, fetch open ones, extract a cohort')
     verbs.add_parser('paper', help='make tables and figures; see `synkmimic paper --help`', add_help=False)
+    judge = verbs.add_parser('audit', help='attack a release, and controls whose guilt is known')
+    for name,text in dict(train='saved cohort of the people the generator saw', holdout='saved cohort of people it never saw', synth='saved cohort of the release').items():
+        judge.add_argument(name, help=text)
+    judge.add_argument('--leaks', nargs='*', type=float, default=[0.1, 0.05, 0.01], help='shares of copied stays to plant; default: 0.1 0.05 0.01')
+    judge.add_argument('--out', default='', help='folder for the scores and the text')
+    judge.add_argument('--name', default='release', help='of the release in the tables')
+    judge.add_argument('--seed', type=int, default=0)
+    judge.add_argument('--set', dest='overrides', action='append', default=[], metavar='evaluation.OPTION=VALUE', help='an option; may be repeated')
     what = data.add_subparsers(dest='what', required=True, metavar='{check,fetch,extract}')
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument('root', help='folder with the raw tables')
@@ -86,7 +118,7 @@ def main(argv=None)->int: # exit status: 0, 1 where something was found wrong, 2
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ['paper']: return _paper(argv[1:])
     a = _parsed(argv)
-    try: return dict(check=_check, fetch=_fetch, extract=_extract)[a.what](a)
+    try: return _audit(a) if a.verb == 'audit' else dict(check=_check, fetch=_fetch, extract=_extract)[a.what](a)
     except BrokenPipeError: # somebody has read enough
         sys.stdout = open(os.devnull, 'w')
         return 0
