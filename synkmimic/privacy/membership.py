@@ -467,6 +467,7 @@ def _check_names(attacks, representations)->None:
         odd = [a for a in asked if a not in there]
         if odd: raise SynkError(f'no {kind} {odd[0]!r}; there are {list(there)}.{nearest(odd[0], there)}')
 
+# %% ../../nbs/60_privacy.membership.ipynb #f7c83893
 def attack_evidence(
     train, # Cohort: the members
     holdout, # Cohort: people no fit has seen
