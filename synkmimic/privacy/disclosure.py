@@ -9,13 +9,12 @@ __all__ = ['TOLERANCE', 'DIRECTIONS', 'wilson_centre', 'residual_risk', 'Attack'
            'linked', 'linkability', 'right_secrets', 'inference', 'default_secret_columns', 'disclosure_rows',
            'disclosure_scores']
 
-# %% ../../nbs/62_privacy.disclosure.ipynb #81e080b3
+# %% ../../nbs/62_privacy.disclosure.ipynb #5c95460b
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats as sps
-from scipy.optimize import curve_fit
 
 from ..core import SynkError, nearest, rng
 from .attribute import MIN_PEOPLE, gower_codes, is_number, nearest_records, one_stay_each, stay_frame, useless, variable_of
@@ -183,9 +182,9 @@ def random_predicates(x:np.ndarray, number:np.ndarray, n:int, columns:int, g)->P
     gone = np.isnan(v)
     return Predicates(c, np.where(gone, 0, low), np.where(gone, 0, high), gone, how == 1)
 
-def _expected(n, norm, w):
-    "Singling-out predicates among n people, weights spread up to w."
-    return norm*(1 - (n*w + 1)*(1 - w)**n)/(n + 1)
+def _expected(n, w):
+    "Share of predicates that single out among n people, weights spread up to w."
+    return (1 - (n*w + 1)*(1 - w)**n)/(n + 1)
 
 def size_correction(hits:np.ndarray, n_other:int, g, parts:int=40)->float: # (n,q) bool matches in the control
     "How many more predicates would fit one person if there were `n_other` people instead."
@@ -194,10 +193,11 @@ def size_correction(hits:np.ndarray, n_other:int, g, parts:int=40)->float: # (n,
     member = np.argsort(np.argsort(g.random((parts, n)), 1), 1) < sizes[:, None] # a random part of each size
     found = (np.rint(member.astype('float32') @ hits.astype('float32')) == 1).sum(1)
     if n == n_other or not found.any(): return 1.
-    start = (2*float(found.max())*n, 1/n)
-    (norm, w), _ = curve_fit(_expected, sizes.astype(float), found.astype(float), p0=start, x_scale=start,
-                             bounds=((0, 1e-12), (np.inf, 1)))
-    return float(_expected(n_other, norm, w)/_expected(n, norm, w))
+    w = np.geomspace(0.01/n, 1, 400) # the factor before the integral is linear: least squares for each w
+    shape = _expected(sizes[:, None], w)
+    norm = (found @ shape)/(shape**2).sum(0)
+    best = w[((norm*shape - found[:, None])**2).sum(0).argmin()]
+    return float(_expected(n_other, best)/_expected(n, best))
 
 def singling_out(
     train:np.ndarray, holdout:np.ndarray, release:np.ndarray, # (n,D) coded
