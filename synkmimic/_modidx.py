@@ -1054,6 +1054,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute._rates': ( 'privacy.attribute.html#_rates',
                                                                                      'synkmimic/privacy/attribute.py'),
+                                             'synkmimic.privacy.attribute._risk_row': ( 'privacy.attribute.html#_risk_row',
+                                                                                        'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute._sides': ( 'privacy.attribute.html#_sides',
                                                                                      'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute._static_columns': ( 'privacy.attribute.html#_static_columns',

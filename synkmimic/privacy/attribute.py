@@ -61,7 +61,8 @@ def _number_codes(xs, by_rank:bool)->list: # of (n,1) or (n,3)
     seen, ref = np.concatenate(xs), np.sort(xs[0][~np.isnan(xs[0])])
     if np.isnan(seen).all(): return [np.zeros((len(x), 1)) for x in xs]
     low, width = np.nanmin(seen), np.nanmax(seen) - np.nanmin(seen)
-    if by_rank and len(ref): zs = [(np.searchsorted(ref, x) + np.searchsorted(ref, x, 'right'))/(2*len(ref)) for x in xs]
+    if by_rank and len(ref): # the middle of its ties
+        zs = [(np.searchsorted(ref, x) + np.searchsorted(ref, x, 'right'))/(2*len(ref)) for x in xs]
     else: zs = [(x - low)/(width or 1.) for x in xs]
     if not np.isnan(seen).any(): return [z[:, None] for z in zs]
     gone = [np.isnan(x) for x in xs]
@@ -73,6 +74,7 @@ def _category_codes(xs)->list: # of (n,L)
     levels = np.unique(np.concatenate([x.unique() for x in xs]))
     return [(x.to_numpy(str)[:, None] == levels)/2 for x in xs]
 
+# %% ../../nbs/61_privacy.attribute.ipynb #b5cd7935
 @dataclass(frozen=True)
 class Codes:
     "Frames with the same columns as points whose city-block distance is Gower's."
@@ -89,8 +91,8 @@ def gower_codes(
     by_rank:bool=False, # numbers by their rank in the release, not by their range in all frames
 )->Codes:
     "Points for a neighbour search."
-    parts = [_number_codes([d[c] for d in frames], by_rank) if is_number(frames[0][c]) else _category_codes([d[c] for d in frames])
-             for c in frames[0]]
+    one = lambda xs: _number_codes(xs, by_rank) if is_number(xs[0]) else _category_codes(xs)
+    parts = [one([d[c] for d in frames]) for c in frames[0]]
     column = np.repeat(np.arange(len(parts)), [p[0].shape[1] for p in parts])
     return Codes(tuple(np.concatenate([p[k] for p in parts], 1).astype('float32') for k in range(len(frames))), column)
 
@@ -121,21 +123,22 @@ def possible_secrets(schema)->list[str]:
     return ['outcome', *rates, *schema.names('states'), *schema.names('flags'), *late, *early[::-1]]
 
 def default_secrets(schema, most:int=12)->list[str]:
-    "All but the admission record, and its last category."
-    early = sum(f.kind != 'numerical' and f.role != 'discharge' for f in schema.static)
-    return (found[:len(found) - max(early - 1, 0)] if (found := possible_secrets(schema)) else [])[:most]
+    "All of them, but of the admission record only the last category."
+    early = [f.name for f in schema.static if f.kind != 'numerical' and f.role != 'discharge']
+    return [s for s in possible_secrets(schema) if s not in early[:-1]][:most]
 
 def secret(cohort, name:str)->np.ndarray: # (n,) object, None where unknown
     "The secret of each stay."
-    s = cohort.schema
+    s, ways = cohort.schema, possible_secrets(cohort.schema)
     if name == 'outcome': return np.array(s.outcomes, object)[cohort.outcome]
-    if name not in (ways := possible_secrets(s)):
-        what = ' It is a number; the inference attack of privacy.disclosure takes numbers.' if name in (*s.names('static'), *s.names('values')) else ''
+    if name not in ways:
+        number = name in (*s.names('static'), *s.names('values'))
+        what = ' It is a number; the inference attack of privacy.disclosure takes numbers.' if number else ''
         raise SynkError(f'no secret {name!r}; there are {len(ways)}, such as {ways[:4]}.{nearest(name, ways)}{what}')
-    f = s.feature(name)
-    x = cohort.static[name].astype('object').to_numpy() if name in s.names('static') else _ever(cohort, f)
-    text = dict(zip((0., 1.), ('no', 'yes'))) if name not in s.names('static') or f.kind == 'flag' else {}
-    return np.array([None if pd.isna(v) else text.get(float(v), v) if text else v for v in x], object)
+    static = name in s.names('static')
+    x = pd.Series(cohort.static[name] if static else _ever(cohort, s.feature(name)))
+    if not static or s.feature(name).kind == 'flag': x = x.astype('float64').map({0.: 'no', 1.: 'yes'})
+    return x.astype('object').where(x.notna(), None).to_numpy()
 
 # %% ../../nbs/61_privacy.attribute.ipynb #d3374a9e
 LEVELS = ('static', 'summary')
@@ -156,7 +159,8 @@ def check_known(names, schema)->list[str]:
     "Refuse quasi-identifiers that are no static columns."
     columns = [f.name for f in schema.static]
     for n in names:
-        if n not in columns: raise SynkError(f'no quasi-identifier {n!r} among the static columns {columns}.{nearest(n, columns)}')
+        if n not in columns:
+            raise SynkError(f'no quasi-identifier {n!r} among the static columns {columns}.{nearest(n, columns)}')
     if not len(names): raise SynkError('the attacker knows nothing: name at least one quasi-identifier')
     return list(names)
 
@@ -171,7 +175,9 @@ def useless(release:pd.DataFrame)->str: # '' or why
     "Why these columns can tell nothing: all constant; a category that differs in every row is refused."
     several = release.nunique(dropna=False)
     ids = [c for c in release if not is_number(release[c]) and several[c] == len(release) > 2]
-    if ids: raise SynkError(f'{ids} differ in every one of {len(release)} records: identifiers, not quasi-identifiers. Leave them out.')
+    if ids:
+        raise SynkError(f'{ids} differ in every one of {len(release)} records: identifiers, not quasi-identifiers. '
+                        'Leave them out.')
     if not release.shape[1]: return 'nothing is known besides the secret'
     return '' if (several > 1).any() else f'the known columns {list(release)[:5]} take one value each in the release'
 
@@ -188,7 +194,7 @@ def guess(
 )->tuple: # (n,) guesses, (n,) how far away the evidence is
     "What the attacker says about each target."
     if attack not in ATTACKS: raise SynkError(f'no attack {attack!r}; there are {ATTACKS}.{nearest(attack, ATTACKS)}')
-    has = np.array([v is not None for v in secrets])
+    has = pd.notna(secrets)
     x, y = release[has], secrets[has]
     if attack != 'forest':
         distance, at = nearest_records(x, targets)
@@ -200,8 +206,10 @@ def guess(
 def right_guesses(said:tuple, truth, attack:str)->np.ndarray: # (n,) NaN where nothing is said, or there is no secret
     "Right or wrong."
     guesses, distance = said
-    silent = np.array([v is None for v in truth])
-    if attack == 'confident': silent = silent | (np.argsort(np.argsort(distance, kind='stable')) >= np.ceil(CONFIDENT*len(distance)))
+    silent = pd.isna(truth)
+    if attack == 'confident':
+        rank = np.argsort(np.argsort(distance, kind='stable'))
+        silent = silent | (rank >= np.ceil(CONFIDENT*len(distance)))
     return np.where(silent, np.nan, guesses == truth)
 
 # %% ../../nbs/61_privacy.attribute.ipynb #c6001b1d
@@ -218,7 +226,9 @@ def excess(
     g,
 )->tuple: # Estimate of the difference, Estimate of R or a reason
     "Share of right guesses about train people above that about holdout people."
-    def both(ok): return _rates(ok, np.concatenate([np.ones((1, len(ok)), 'float32'), bootstrap_weights(np.arange(len(ok)), n_boot, g)]))
+    def both(ok):
+        w = bootstrap_weights(np.arange(len(ok)), n_boot, g)
+        return _rates(ok, np.concatenate([np.ones((1, len(ok)), 'float32'), w]))
     a, b, n = both(train_ok), both(holdout_ok), min(len(train_ok), len(holdout_ok))
     d = interval(a[0] - b[0], (a - b)[1:], n, bounds=(-1, 1))
     if b[0] >= 1: return d, 'every guess about holdout people is right: nothing is left to learn'
@@ -237,7 +247,11 @@ def why_no_secret(train_s, holdout_s, release_s)->str: # '' or why
 def naive_rate(release_s, target_s)->float:
     "Right guesses of somebody who always says the release's commonest class."
     common = pd.Series(release_s, dtype='object').mode().iloc[0]
-    return float(np.mean([v == common for v in target_s if v is not None]))
+    return float(np.mean(np.asarray(target_s, object)[pd.notna(target_s)] == common))
+
+def _risk_row(name:str, risk, group:str, note:str)->dict:
+    "R, or why there is none."
+    return no_score('attribute_risk', name, risk, group) if isinstance(risk, str) else score('attribute_risk', name, risk, group, note)
 
 def attribute_rows(name:str, group:str, ok:tuple, naive:float, n_boot:int, g)->list[dict]:
     "Rows of one secret, one attack, one level of knowledge."
@@ -248,7 +262,7 @@ def attribute_rows(name:str, group:str, ok:tuple, naive:float, n_boot:int, g)->l
     note = f'train {rates[0].value:.3f}, holdout {rates[1].value:.3f}, commonest class {naive:.3f}'
     if rates[0].value <= naive: note += '; does not beat the commonest class'
     rows = [score('attribute_excess', name, d, group, note)]
-    rows += [no_score('attribute_risk', name, risk, group) if isinstance(risk, str) else score('attribute_risk', name, risk, group, note)]
+    rows.append(_risk_row(name, risk, group, note))
     return rows + [score('correct_attribution', name, e, f'{group}, {side}', f'{int(np.nansum(o))} of {e.n} people')
                    for e,o,side in zip(rates, ok, ('train', 'holdout'))]
 
@@ -284,7 +298,10 @@ def _sides(said:tuple, truth:tuple, attack:str): # (ok train, ok holdout) or a r
     n = min(int((~np.isnan(o)).sum()) for o in ok)
     return ok if n >= MIN_CASES else f'the attacker speaks about {n} people of a side; {MIN_CASES} are needed'
 
-def _level_right(release, targets, level, known, secrets, attacks, seed)->dict: # (attack, secret) -> (ok train, ok holdout) or a reason
+def _level_right(
+    release, targets, # Cohort, (train, holdout)
+    level, known, secrets, attacks, seed,
+)->dict: # (attack, secret) -> (ok train, ok holdout) or a reason
     "Who is guessed rightly at one level of knowledge."
     frames = [knowledge(c, level, known) for c in (release, *targets)]
     codes, variables, out = gower_codes(frames, by_rank=True), [variable_of(c) for c in frames[0]], {}
@@ -297,6 +314,7 @@ def _level_right(release, targets, level, known, secrets, attacks, seed)->dict: 
             out[a, name] = reason or _sides(guess(a, m, values[0], np.concatenate(xs), s), values[1:], a)
     return out
 
+# %% ../../nbs/61_privacy.attribute.ipynb #dbd6150d
 def _level_rows(right:dict, level:str, secrets:dict, attacks, n_boot:int, seed:int)->list[dict]:
     "Rows of every secret, and their mean."
     rows = []
@@ -308,8 +326,7 @@ def _level_rows(right:dict, level:str, secrets:dict, attacks, n_boot:int, seed:i
         if not whole: rows.append(no_score('attribute_excess', 'all', 'no secret could be attacked', group)); continue
         d, r = excess(*(np.stack(k, 1) for k in zip(*whole)), n_boot, rng(seed, 'attribute', 'all', group))
         note = f'mean of {len(whole)} secrets'
-        rows += [score('attribute_excess', 'all', d, group, note),
-                 no_score('attribute_risk', 'all', r, group) if isinstance(r, str) else score('attribute_risk', 'all', r, group, note)]
+        rows += [score('attribute_excess', 'all', d, group, note), _risk_row('all', r, group, note)]
     return rows
 
 # %% ../../nbs/61_privacy.attribute.ipynb #7b5277ff
