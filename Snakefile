@@ -32,6 +32,8 @@ NEEDS = dict(
     t3_utility=['a6_utility'],
     t4_augmentation=['a6_utility'],
     t5_membership=['a7_privacy_model_based'],
+    t6_disclosure=['a7_privacy_model_based'],
+    t7_pipc=['a7_privacy_model_free'],
     f1_pipeline=['a4_generate'],
     f2_marginals=['a4_generate'],
     f3_correlation=['a4_generate'],
@@ -40,12 +42,16 @@ NEEDS = dict(
     f6_subgroups=['a5_fidelity'],
     s1_metric_audit=[],
     f7_augmentation=['a6_utility'],
+    f8_membership_roc=['a7_privacy_model_based'],
+    f9_leakage=['a7_privacy_model_based'],
+    f10_frontier=['a6_utility', 'a7_privacy_model_based'],
     f11_calibration=['a6_utility'],
     s2_ablation=['a5_fidelity', 'a6_utility', 'a7_privacy_model_based'],
     s3_features=['a5_fidelity'],
     s4_latent_map=['a4_generate'],
     s5_variance=['a5_draws'],
     s6_size_power=[],
+    s7_privacy_audit=['a7_privacy_model_based', 'a7_privacy_model_free'],
 )
 JOBS = jobs_of(RUN, NEEDS) # without the samplers that paper.samplers does not name
 OWN = [j for j in JOBS if j.run == RUN]
