@@ -1107,8 +1107,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'synkmimic/privacy/audit.py'),
                                          'synkmimic.privacy.audit.Audit.statement': ( 'privacy.audit.html#audit.statement',
                                                                                       'synkmimic/privacy/audit.py'),
-                                         'synkmimic.privacy.audit.Audit.status': ( 'privacy.audit.html#audit.status',
-                                                                                   'synkmimic/privacy/audit.py'),
                                          'synkmimic.privacy.audit.Audit.table': ( 'privacy.audit.html#audit.table',
                                                                                   'synkmimic/privacy/audit.py'),
                                          'synkmimic.privacy.audit.Question': ('privacy.audit.html#question', 'synkmimic/privacy/audit.py'),

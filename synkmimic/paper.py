@@ -553,7 +553,7 @@ def jobs_of(run:Path, needs:dict[str, list[str]])->list[Job]:
     out = _shared([*own, *_finished_elsewhere(runs, parts)], parts)[:len(own)]
     if alone: return out
     last = [j for j in out if j.name in COMPARED]
-    return out + [Job(run, n, digest([code_hash(notebook_of(n)), [j.key for j in last]]), tuple(j.mark for j in last)) for n in ('s5_variance', 's2_ablation')]
+    return out + [Job(run, n, digest([code_hash(notebook_of(n)), [j.key for j in last]]), tuple(j.mark for j in last)) for n in ('f10_frontier', 's5_variance', 's2_ablation')]
 
 # %% ../nbs/82_paper.ipynb #d13c2164
 def sweep_settings(spec:dict)->dict[str, list[str]]: # name -> overrides

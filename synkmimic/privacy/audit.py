@@ -129,13 +129,6 @@ class Audit:
         if lame: out.append(f'not sound here, their silence means nothing: {", ".join(lame)}')
         return '\n'.join([*out, 'This bounds these attacks at this sample size; it is no proof of safety.'])
 
-    @property
-    def status(self)->int:
-        "0: sound questions, no alarm; 1: an alarm, or nothing sound to ask."
-        sound = set(self.soundness.question[self.soundness.sound])
-        d = self.answers[self.answers.arm.isin(self.released) & self.answers.question.isin(sound)]
-        return int(d.empty or (d.sees == 'yes').any())
-
     def __str__(self)->str: return f'{self.table().to_string()}\n\n{self.statement()}'
 
 def audit(
