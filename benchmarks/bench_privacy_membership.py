@@ -3,12 +3,12 @@
     python benchmarks/bench_privacy_membership.py [--sizes 1000 2000 4000 8000] [--hours 30] [--values 36] [--threads 1] [--boot 200]
 
 For each size n: n train, n/2 holdout and n synthetic stays of a toy ward, widened to the given number of hourly variables.
-Printed: seconds of processor time per part (all threads; the wall time of the whole beside it), and the slope of log seconds on log stays (1 is linear, 2 is every pair). The pass over all pairs is made once and booked under `nearest`; the calibrated distance
-and the neighbourhood read from it. `naive` is
-the nearest record as it is usually written, a Python loop over records that subtracts the whole release: timed on 100 records
-and scaled to all of them. `dense` is the matrix of all pairs at once (scipy's cdist), timed where it fits into --dense-gb;
-both find the distances of the blocks, which is checked. The last line is the peak memory of the whole process, the cohorts
-included; the dense matrix is not made at sizes where it would set that peak alone.
+Printed: seconds of processor time per part (all threads; wall time of the whole beside it), and the slope of log seconds on
+log stays (1 is linear, 2 is every pair). The pass over all pairs is made once and booked under `nearest`; the calibrated
+distance and the neighbourhood read from it. `naive loop` is the nearest record as it is usually written, a Python loop over
+records that subtracts the whole release: timed on 100 records and scaled to all of them. `dense cdist` is the matrix of all
+pairs at once, where it fits into --dense-gb. Both must find the distances of the blocks. The last line is the peak memory of
+the whole process, the cohorts included.
 """
 import argparse
 import os
