@@ -3,11 +3,12 @@
     python benchmarks/bench_privacy_membership.py [--sizes 1000 2000 4000 8000] [--hours 30] [--values 36] [--threads 1] [--boot 200]
 
 For each size n: n train, n/2 holdout and n synthetic stays of a toy ward, widened to the given number of hourly variables.
-Printed: seconds of processor time per part (all threads; the wall time of the whole beside it), and the slope of log seconds on log stays (1 is linear, 2 is every pair). `naive` is
-the nearest record as it is usually written, a Python loop over records that subtracts the whole release: timed on 100 records
-and scaled to all of them. `dense` is the matrix of all pairs at once (scipy's cdist), timed where it fits into --dense-gb;
-both find the distances of the blocks, which is checked. The last line is the peak memory of the whole process, the cohorts
-included; the dense matrix is not made at sizes where it would set that peak alone.
+Printed: seconds of processor time per part (all threads; wall time of the whole beside it), and the slope of log seconds on
+log stays (1 is linear, 2 is every pair). The pass over all pairs is made once and booked under `nearest`; the calibrated
+distance and the neighbourhood read from it. `naive loop` is the nearest record as it is usually written, a Python loop over
+records that subtracts the whole release: timed on 100 records and scaled to all of them. `dense cdist` is the matrix of all
+pairs at once, where it fits into --dense-gb. Both must find the distances of the blocks. The last line is the peak memory of
+the whole process, the cohorts included.
 """
 import argparse
 import os
@@ -33,10 +34,10 @@ def wide(n:int, seed:int, hours:int, n_values:int):
                    subject_id=people).validate()
 
 
-def clock(run)->tuple[float, object]:
+def clock(run, *args)->tuple[float, object]:
     "Processor seconds, and what came out."
     started = time.process_time()
-    out = run()
+    out = run(*args)
     return time.process_time() - started, out
 
 
@@ -45,12 +46,12 @@ def measured(train, holdout, synth, boot:int)->dict[str, float]:
     from synkmimic.privacy import membership as m
     known = m.reference_stays(holdout, 0.5, 0)
     spent = dict.fromkeys(('represent', *m.ATTACKS, 'scores'), 0.)
+    sides = lambda which: [m.represent(x, synth, which) for x in (train, holdout, synth)]
     for which in m.REPRESENTATIONS:
-        t, (a, b, c) = clock(lambda: [m.represent(x, synth, which) for x in (train, holdout, synth)])
+        t, (a, b, c) = clock(sides, which)
         spent['represent'] += t
         view = m.View(c, b[known], np.concatenate([a, b]))
-        for name,attack in m.ATTACKS.items(): spent[name] += clock(lambda: attack.score(view))[0]
-        del view, a, b, c
+        for name,attack in m.ATTACKS.items(): spent[name] += clock(attack.score, view)[0]
     t, evidence = clock(lambda: m.attack_evidence(train, holdout, synth))
     spent['scores'] = clock(lambda: m.privacy_scores(train, holdout, synth, boot, evidence=evidence))[0]
     return spent | {'all in one call': t + spent['scores']}

@@ -135,7 +135,7 @@ def test_power_is_what_is_stated():
         L, share = m.smallest_leak(n1, n0, n, alpha)
         assert share == L/n
         g, label = rng(8, n1), np.arange(n1 + n0) < n1
-        def found(copies, g=g, label=label):
+        def found(copies, g=g, label=label, alpha=alpha):
             s = g.standard_normal(len(label))
             s[:copies] += 20
             return m.tail_test(label, s, np.arange(len(label)), g).value <= alpha
