@@ -1064,6 +1064,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.attribute_scores': ( 'privacy.attribute.html#attribute_scores',
                                                                                                'synkmimic/privacy/attribute.py'),
+                                             'synkmimic.privacy.attribute.check_attack': ( 'privacy.attribute.html#check_attack',
+                                                                                           'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.check_known': ( 'privacy.attribute.html#check_known',
                                                                                           'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.default_secrets': ( 'privacy.attribute.html#default_secrets',

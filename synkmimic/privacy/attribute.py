@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'LEVELS', 'MIN_PEOPLE', 'MIN_CASES', 'ATTACKS', 'CONFIDENT', 'DIRECTIONS', 'stay_frame', 'variable_of',
            'is_number', 'Codes', 'gower_codes', 'nearest_records', 'possible_secrets', 'default_secrets', 'secret',
-           'one_stay_each', 'check_known', 'knowledge', 'useless', 'guess', 'right_guesses', 'excess', 'why_no_secret',
-           'naive_rate', 'attribute_rows', 'same_record', 'reidentification_rows', 'attribute_scores']
+           'one_stay_each', 'check_known', 'knowledge', 'useless', 'check_attack', 'guess', 'right_guesses', 'excess',
+           'why_no_secret', 'naive_rate', 'attribute_rows', 'same_record', 'reidentification_rows', 'attribute_scores']
 
 # %% ../../nbs/61_privacy.attribute.ipynb #4ccb8e3a
 from dataclasses import dataclass
@@ -102,7 +102,8 @@ def nearest_records(
     k:int=1,
 )->tuple: # (n,k) distances, (n,k) rows of the release
     "The k nearest records, in blocks."
-    if k > len(release): raise SynkError(f'{k} neighbours were asked of a release of {len(release)} records; ask for fewer')
+    if k > len(release):
+        raise SynkError(f'{k} neighbours were asked of a release of {len(release)} records; ask for fewer')
     return NearestNeighbors(n_neighbors=k, algorithm='brute', metric='manhattan').fit(release).kneighbors(query)
 
 # %% ../../nbs/61_privacy.attribute.ipynb #1143db63
@@ -166,8 +167,10 @@ def check_known(names, schema)->list[str]:
 
 def knowledge(cohort, level:str, known=None)->pd.DataFrame: # one row per stay
     "What the attacker knows of each stay."
-    if level not in LEVELS: raise SynkError(f'no level of knowledge {level!r}; there are {LEVELS}.{nearest(level, LEVELS)}')
-    names = [f.name for f in cohort.schema.static if f.role == 'admission'] if known is None else check_known(known, cohort.schema)
+    if level not in LEVELS:
+        raise SynkError(f'no level of knowledge {level!r}; there are {LEVELS}.{nearest(level, LEVELS)}')
+    admission = [f.name for f in cohort.schema.static if f.role == 'admission']
+    names = admission if known is None else check_known(known, cohort.schema)
     static = stay_frame(cohort, ())[names]
     return static if level == 'static' else pd.concat([static, stay_frame(cohort, STATISTICS, ())], axis=1)
 
@@ -181,9 +184,13 @@ def useless(release:pd.DataFrame)->str: # '' or why
     if not release.shape[1]: return 'nothing is known besides the secret'
     return '' if (several > 1).any() else f'the known columns {list(release)[:5]} take one value each in the release'
 
-# %% ../../nbs/61_privacy.attribute.ipynb #aaeed194
+# %% ../../nbs/61_privacy.attribute.ipynb #a1d7e7fa
 ATTACKS = ('nearest', 'confident', 'forest')
 CONFIDENT = 0.1 # share of the people that the confident attacker speaks about
+
+def check_attack(name:str)->None:
+    "Refuse an attack that does not exist."
+    if name not in ATTACKS: raise SynkError(f'no attack {name!r}; there are {ATTACKS}.{nearest(name, ATTACKS)}')
 
 def guess(
     attack:str, # of ATTACKS
@@ -193,7 +200,7 @@ def guess(
     seed:int=0,
 )->tuple: # (n,) guesses, (n,) how far away the evidence is
     "What the attacker says about each target."
-    if attack not in ATTACKS: raise SynkError(f'no attack {attack!r}; there are {ATTACKS}.{nearest(attack, ATTACKS)}')
+    check_attack(attack)
     has = pd.notna(secrets)
     x, y = release[has], secrets[has]
     if attack != 'forest':
@@ -251,7 +258,8 @@ def naive_rate(release_s, target_s)->float:
 
 def _risk_row(name:str, risk, group:str, note:str)->dict:
     "R, or why there is none."
-    return no_score('attribute_risk', name, risk, group) if isinstance(risk, str) else score('attribute_risk', name, risk, group, note)
+    if isinstance(risk, str): return no_score('attribute_risk', name, risk, group)
+    return score('attribute_risk', name, risk, group, note)
 
 def attribute_rows(name:str, group:str, ok:tuple, naive:float, n_boot:int, g)->list[dict]:
     "Rows of one secret, one attack, one level of knowledge."
@@ -288,8 +296,8 @@ def reidentification_rows(release, targets)->list[dict]: # Cohort, (Cohort, Coho
     return [score('reidentification_excess', what, rate_difference(*hits[0], *hits[1]))] + rows
 
 # %% ../../nbs/61_privacy.attribute.ipynb #8973f714
-DIRECTIONS = dict(attribute_excess='zero', attribute_risk='zero', correct_attribution='target', reidentification_excess='zero',
-                  reidentification='target')
+DIRECTIONS = dict(attribute_excess='zero', attribute_risk='zero', correct_attribution='target',
+                  reidentification_excess='zero', reidentification='target')
 
 def _sides(said:tuple, truth:tuple, attack:str): # (ok train, ok holdout) or a reason
     "Right or wrong on both sides."
@@ -309,9 +317,13 @@ def _level_right(
         keep = [k for k,v in enumerate(variables) if v != name]
         reason = why_no_secret(*values[1:], values[0]) or useless(frames[0].iloc[:, keep])
         m, *xs = codes.keep(keep) if not reason else (None,)
+        said = {}
         for a in attacks:
+            check_attack(a)
+            how = 'forest' if a == 'forest' else 'nearest' # the confident attacker's guesses are the nearest one's
             s = int(seed_sequence(seed, 'attribute', a, level, name).generate_state(1)[0])
-            out[a, name] = reason or _sides(guess(a, m, values[0], np.concatenate(xs), s), values[1:], a)
+            if not reason and how not in said: said[how] = guess(how, m, values[0], np.concatenate(xs), s)
+            out[a, name] = reason or _sides(said[how], values[1:], a)
     return out
 
 # %% ../../nbs/61_privacy.attribute.ipynb #dbd6150d
@@ -322,7 +334,8 @@ def _level_rows(right:dict, level:str, secrets:dict, attacks, n_boot:int, seed:i
         group, whole = f'{a}, {level}', [right[a, s] for s in secrets if not isinstance(right[a, s], str)]
         for s,values in secrets.items():
             if isinstance(ok := right[a, s], str): rows.append(no_score('attribute_excess', s, ok, group)); continue
-            rows += attribute_rows(s, group, ok, naive_rate(values[0], values[1]), n_boot, rng(seed, 'attribute', 'people', group, s))
+            g = rng(seed, 'attribute', 'people', group, s)
+            rows += attribute_rows(s, group, ok, naive_rate(values[0], values[1]), n_boot, g)
         if not whole: rows.append(no_score('attribute_excess', 'all', 'no secret could be attacked', group)); continue
         d, r = excess(*(np.stack(k, 1) for k in zip(*whole)), n_boot, rng(seed, 'attribute', 'all', group))
         note = f'mean of {len(whole)} secrets'
@@ -346,11 +359,13 @@ def attribute_scores(
     require_same_schema(train, holdout, synth)
     require_apart(train, holdout)
     names = list(default_secrets(train.schema) if secrets is None else secrets)
-    at = [one_stay_each(c.subject_id, max_people, rng(seed, 'attribute', 'targets', k)) for k,c in enumerate((train, holdout))]
+    at = [one_stay_each(c.subject_id, max_people, rng(seed, 'attribute', 'targets', k))
+          for k,c in enumerate((train, holdout))]
     n = [*map(len, at), len(synth)]
     if min(n) < MIN_PEOPLE:
         why = f'{n[0]} train people, {n[1]} holdout people and {n[2]} synthetic stays; each needs {MIN_PEOPLE}'
-        return score_frame([no_score(m, 'all', why) for m in ('attribute_excess', 'reidentification_excess')], 'privacy', DIRECTIONS)
+        metrics = 'attribute_excess', 'reidentification_excess'
+        return score_frame([no_score(m, 'all', why) for m in metrics], 'privacy', DIRECTIONS)
     targets = tuple(c.take(i) for c,i in zip((train, holdout), at))
     release = synth.take(rng(seed, 'attribute', 'release').permutation(len(synth)))
     held, rows = {s: tuple(secret(c, s) for c in (release, *targets)) for s in names}, []
