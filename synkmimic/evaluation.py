@@ -7,7 +7,7 @@ __all__ = ['PILLARS', 'FIDELITY', 'PRIVACY', 'EvaluationConfig', 'metric_registr
            'utility_scores', 'membership_scores', 'privacy_scores', 'power_notes', 'evaluate_arms', 'evaluate',
            'augmentation_config', 'augment_arms']
 
-# %% ../nbs/64_evaluation.ipynb #398b06bf
+# %% ../nbs/64_evaluation.ipynb #d6b6c14a
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import pandas as pd
 from .cohort import Cohort
 from .core import SynkError, nearest, rng
 from .fidelity import clinical, embedding, joint, marginal, subgroups, temporal
-from .privacy import attribute, disclosure, membership
+from .privacy import attribute, copies, disclosure, membership, pipc
 from .stats import COLUMNS, require_same_schema
 from .utility import augmentation, prediction
 
@@ -50,7 +50,7 @@ class EvaluationConfig:
     subgroup_boot:int = 100 # resamples within each subgroup; 0: no subgroups
     enough_stays:int = 30 # fewer stays on a side are noted as underpowered
     enough_deaths:int = 10 # fewer deaths are noted as underpowered
-    privacy_parts:tuple[str, ...] = ('membership', 'attribute', 'disclosure') # what an attacker, and the Korean guide, may ask
+    privacy_parts:tuple[str, ...] = ('membership', 'attribute', 'disclosure', 'pipc', 'copies') # what an attacker, and the Korean guide, may ask
     privacy_people:int = 2000 # attacked a side, for attributes and disclosure
     half_splits:int = 100 # of the original, behind the thresholds of the Korean guide
     quasi_identifiers:tuple[str, ...] = () # static columns; empty: those known at admission
@@ -139,15 +139,29 @@ _TEXT |= dict(
     linkability_risk='linkability, (train - holdout)/(1 - holdout)', linkability_rate='two parts of a record that share a neighbour',
     inference_risk='inference, (train - holdout)/(1 - holdout)', inference_rate='secrets of the nearest stay that are right')
 
+# %% ../nbs/64_evaluation.ipynb #f0fb6007
+_TEXT |= dict( # the Korean guide's
+    single_out='single-out: synthetic records that equal an original', single_out_shared='the same, a hit divided by the number of its originals',
+    linkability_mean='CAP, mean over the originals', linkability_above='originals with a CAP above the limit', linkability_unmatched='originals whose quasi-identifiers no synthetic record has',
+    linkability_excess='the share above the limit, train - holdout', inference='synthetic records nearer to an original than its own neighbour',
+    inference_half_splits='the same between halves of the originals', univariate_effect='effect size of one column', univariate_mean='mean of the effect sizes',
+    bivariate_sd='SD of the difference of association matrices', pmse_logistic='pMSE, logistic', single_out_threshold='limit of single_out',
+    inference_threshold='limit of inference', bivariate_sd_threshold='limit of bivariate_sd', pmse_logistic_threshold='limit of pmse_logistic')
+_TEXT |= dict( # what a committee looks at
+    copied_windows='stays that hold somebody\'s hours', copied_windows_excess='the same, train - holdout', window_ratio='distance to the nearest window, train / holdout',
+    shared_masks='stays with somebody\'s charting pattern', shared_masks_excess='the same, train - holdout', rare_echo='stays with what fewer than 11 training people have',
+    canary_auc='planted against other canaries, AUC', canary_detection='planted canaries nearer than all but 5 % of the others')
+
 # %% ../nbs/64_evaluation.ipynb #ab35571b
 _SIGNED = ('prevalence_stays', 'prevalence_hours', 'missing_rate', 'violation_difference', 'auroc_difference', 'acf',
            'condition_difference', 'mmd', 'auroc_difference_people', 'auprc_difference', 'brier_difference', 'rank_agreement',
-           'importance_agreement', 'augmented_auroc_gain', 'augmented_auprc_gain', 'attribute_excess', 'reidentification_excess')
+           'importance_agreement', 'augmented_auroc_gain', 'augmented_auprc_gain', 'attribute_excess', 'reidentification_excess', 'linkability_excess',
+           'copied_windows_excess', 'shared_masks_excess')
 _RISKS = ('attribute_risk', 'singling_out_risk', 'linkability_risk', 'inference_risk') # at most 1, and below 0 where the holdout fares worse
 _UNBOUNDED = ('calibration_slope', 'calibration_intercept')
 _OPEN = ('wasserstein', 'step_wasserstein', 'spread_between', 'spread_within', 'spread_between_gap',
          'spread_within_gap', 'sliced_wasserstein', 'density', 'pmse_ratio', 'pmse_standardised', 'predictive_score',
-         'predictive_difference', 'membership_epsilon')
+         'predictive_difference', 'membership_epsilon', 'window_ratio')
 _LOW = dict.fromkeys(_SIGNED, -1.) | dict(pmse_standardised=-np.inf, predictive_difference=-np.inf, alpha_precision=-1.,
                                           beta_recall=-1.) | dict.fromkeys(_UNBOUNDED + _RISKS, -np.inf)
 _HIGH = dict.fromkeys(_OPEN + _UNBOUNDED, np.inf) | dict.fromkeys(
@@ -157,7 +171,7 @@ _HIGH = dict.fromkeys(_OPEN + _UNBOUNDED, np.inf) | dict.fromkeys(
 _IDEAL = dict(lower=0., zero=0., higher=1., one=1., half=0.5, target=None)
 
 FIDELITY = (marginal, joint, embedding, temporal, clinical, subgroups)
-PRIVACY = dict(membership=membership, attribute=attribute, disclosure=disclosure)
+PRIVACY = dict(membership=membership, attribute=attribute, disclosure=disclosure, pipc=pipc, copies=copies)
 
 def metric_registry()->pd.DataFrame: # name, pillar, direction, low, high, ideal, text
     "What can be measured, and what is good."
@@ -218,7 +232,9 @@ def privacy_scores(
     known, secrets = (list(v) or None for v in (cfg.quasi_identifiers, cfg.secrets))
     asked = dict(membership=lambda: membership_scores(train, holdout, synth, cfg, seed, roc),
                  attribute=lambda: attribute.attribute_scores(train, holdout, synth, secrets, known, max_people=cfg.privacy_people, n_boot=cfg.n_boot, seed=seed),
-                 disclosure=lambda: disclosure.disclosure_scores(train, holdout, synth, secrets, known, max_attacks=cfg.privacy_people, seed=seed))
+                 disclosure=lambda: disclosure.disclosure_scores(train, holdout, synth, secrets, known, max_attacks=cfg.privacy_people, seed=seed),
+                 pipc=lambda: pipc.pipc_scores(train, holdout, synth, pipc.PipcOptions(identifiers=tuple(cfg.quasi_identifiers), splits=cfg.half_splits), cfg.n_boot, seed),
+                 copies=lambda: copies.copies_scores(train, holdout, synth, cfg.n_boot, seed))
     return pd.concat([asked[p]() for p in cfg.privacy_parts], ignore_index=True)
 
 # %% ../nbs/64_evaluation.ipynb #0e89f53e
