@@ -202,6 +202,7 @@ def size_correction(
     alone = lambda size: float(prior @ np.exp(np.log(size*w) + (size - 1)*np.log1p(-w)))
     return alone(m)/alone(n)
 
+# %% ../../nbs/62_privacy.disclosure.ipynb #791a38ad
 def singling_out(
     train:np.ndarray, holdout:np.ndarray, release:np.ndarray, # (n,D) coded
     number:np.ndarray, # (D,) which columns are numbers
