@@ -1177,8 +1177,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'synkmimic/privacy/disclosure.py'),
                                               'synkmimic.privacy.disclosure.Predicates.take': ( 'privacy.disclosure.html#predicates.take',
                                                                                                 'synkmimic/privacy/disclosure.py'),
-                                              'synkmimic.privacy.disclosure._expected': ( 'privacy.disclosure.html#_expected',
-                                                                                          'synkmimic/privacy/disclosure.py'),
                                               'synkmimic.privacy.disclosure._single': ( 'privacy.disclosure.html#_single',
                                                                                         'synkmimic/privacy/disclosure.py'),
                                               'synkmimic.privacy.disclosure.attack_rows': ( 'privacy.disclosure.html#attack_rows',

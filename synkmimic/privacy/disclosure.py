@@ -185,23 +185,24 @@ def random_predicates(x:np.ndarray, number:np.ndarray, n:int, columns:int, g)->P
     gone = np.isnan(v)
     return Predicates(c, np.where(gone, 0, low), np.where(gone, 0, high), gone, how == 1)
 
-def _expected(n, w):
-    "Share of predicates that single out among n people, weights spread up to w."
-    return (1 - (n*w + 1)*(1 - w)**n)/(n + 1)
+def size_correction(
+    counts:np.ndarray, # (q,) how many of the n people each predicate fits
+    n:int,
+    m:int, # people there should be
+    rounds:int=500,
+)->float:
+    "How many more predicates would fit one person among m people than among n."
+    k, times = np.unique(counts, return_counts=True)
+    if n == m or 1 not in k: return 1.
+    w = np.geomspace(0.02/max(n, m), 1 - 1e-9, 150)
+    likely, prior = sps.binom.pmf(k[:, None], n, w), np.full(len(w), 1/len(w))
+    for _ in range(rounds):
+        post = likely*prior
+        prior = times @ (post/np.maximum(post.sum(1, keepdims=True), 1e-300))/times.sum()
+    alone = lambda size: float(prior @ np.exp(np.log(size*w) + (size - 1)*np.log1p(-w)))
+    return alone(m)/alone(n)
 
-def size_correction(hits:np.ndarray, n_other:int, g, parts:int=40)->float: # (n,q) bool matches in the control
-    "How many more predicates would fit one person if there were `n_other` people instead."
-    n = len(hits)
-    sizes = np.linspace(n/4, n, parts).astype(int)
-    member = np.argsort(np.argsort(g.random((parts, n)), 1), 1) < sizes[:, None] # a random part of each size
-    found = (np.rint(member.astype('float32') @ hits.astype('float32')) == 1).sum(1)
-    if n == n_other or not found.any(): return 1.
-    w = np.geomspace(0.01/n, 1, 400) # the factor before the integral is linear: least squares for each w
-    shape = _expected(sizes[:, None], w)
-    norm = (found @ shape)/(shape**2).sum(0)
-    best = w[((norm*shape - found[:, None])**2).sum(0).argmin()]
-    return float(_expected(n_other, best)/_expected(n, best))
-
+# %% ../../nbs/62_privacy.disclosure.ipynb #791a38ad
 def singling_out(
     train:np.ndarray, holdout:np.ndarray, release:np.ndarray, # (n,D) coded
     number:np.ndarray, # (D,) which columns are numbers
@@ -213,8 +214,8 @@ def singling_out(
     t, c, r = (pd.DataFrame(x).drop_duplicates().to_numpy() for x in (train, holdout, release))
     p = univariate(r, number, n, g) if columns == 1 else multivariate(r, number, n, columns, g)
     if not len(p): return 'no predicate fits exactly one synthetic record'
-    hits = np.concatenate([matches(c, p.take(slice(i, i + 256))) for i in range(0, len(p), 256)], 1)
-    k = [(fits(t, p) == 1).sum(), (hits.sum(0) == 1).sum()*size_correction(hits, len(t), g),
+    counts = fits(c, p)
+    k = [(fits(t, p) == 1).sum(), (counts == 1).sum()*size_correction(counts, len(c), len(t)),
          (fits(t, random_predicates(r, number, n, columns, g)) == 1).sum()]
     return Attack(*map(float, k), (len(p), len(p), n))
 
