@@ -443,7 +443,8 @@ def stage_settings(name:str, settings:dict)->dict|None: # None: never shared
     if name.startswith('a3_') or more: parts = (*BUILDS_ON['a2_temporal_vae'], sampler, 'record_critic')
     elif name in BUILDS_ON: parts = BUILDS_ON[name]
     else: return None
-    kept = {k: v for k,v in settings.items() if k not in ('model', 'train', 'evaluation', 'paper', 'profile') and (parts or k != 'transform')}
+    after = {'model', 'train', 'evaluation', 'paper', 'profile', *(() if parts else ('transform',)), *(() if settings['data']['source'] == 'simulated' else ('simulate',))}
+    kept = {k: v for k,v in settings.items() if k not in after}
     return kept | {s: {p: settings[s].get(p) for p in parts} for s in ('model', 'train')} | dict(holdout=paper['holdout']) | more
 
 def share_keys(needs:dict[str, list[str]], settings:dict)->dict[str, str]: # of the stages that may be shared
