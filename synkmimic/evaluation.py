@@ -139,7 +139,7 @@ _TEXT |= dict(
     linkability_risk='linkability, (train - holdout)/(1 - holdout)', linkability_rate='two parts of a record that share a neighbour',
     inference_risk='inference, (train - holdout)/(1 - holdout)', inference_rate='secrets of the nearest stay that are right')
 
-# %% ../nbs/64_evaluation.ipynb #f0fb6007
+# %% ../nbs/64_evaluation.ipynb #bb87e8ce
 _TEXT |= dict( # the Korean guide's
     single_out='single-out: synthetic records that equal an original', single_out_shared='the same, a hit divided by the number of its originals',
     linkability_mean='CAP, mean over the originals', linkability_above='originals with a CAP above the limit', linkability_unmatched='originals whose quasi-identifiers no synthetic record has',
@@ -148,15 +148,18 @@ _TEXT |= dict( # the Korean guide's
     bivariate_sd='SD of the difference of association matrices', pmse_logistic='pMSE, logistic', single_out_threshold='limit of single_out',
     inference_threshold='limit of inference', bivariate_sd_threshold='limit of bivariate_sd', pmse_logistic_threshold='limit of pmse_logistic')
 _TEXT |= dict( # what a committee looks at
-    copied_windows='stays that hold somebody\'s hours', copied_windows_excess='the same, train - holdout', window_ratio='distance to the nearest window, train / holdout',
-    shared_masks='stays with somebody\'s charting pattern', shared_masks_excess='the same, train - holdout', rare_echo='stays with what fewer than 11 training people have',
-    canary_auc='planted against other canaries, AUC', canary_detection='planted canaries nearer than all but 5 % of the others')
+    shared_windows='people with hours of somebody else\'s, three variables or more', shared_windows_excess='the same, train - holdout',
+    window_ratio='distance to the nearest window, train / holdout', window_share='nearest windows that belong to train',
+    rare_echo='people with what fewer than 11 training people have', rare_echo_excess='the same, release - unseen people',
+    pattern_echo='people with the pattern of a few training people', pattern_excess='the same, release - unseen people',
+    canary_auc='planted against other canaries, AUC', canary_detection='planted canaries nearer than all but 5 % of the others',
+    canary_power='smallest rate of detection that so many canaries show')
 
 # %% ../nbs/64_evaluation.ipynb #ab35571b
 _SIGNED = ('prevalence_stays', 'prevalence_hours', 'missing_rate', 'violation_difference', 'auroc_difference', 'acf',
            'condition_difference', 'mmd', 'auroc_difference_people', 'auprc_difference', 'brier_difference', 'rank_agreement',
            'importance_agreement', 'augmented_auroc_gain', 'augmented_auprc_gain', 'attribute_excess', 'reidentification_excess', 'linkability_excess',
-           'copied_windows_excess', 'shared_masks_excess')
+           'shared_windows_excess', 'rare_echo_excess', 'pattern_excess')
 _RISKS = ('attribute_risk', 'singling_out_risk', 'linkability_risk', 'inference_risk') # at most 1, and below 0 where the holdout fares worse
 _UNBOUNDED = ('calibration_slope', 'calibration_intercept')
 _OPEN = ('wasserstein', 'step_wasserstein', 'spread_between', 'spread_within', 'spread_between_gap',
