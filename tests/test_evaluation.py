@@ -20,7 +20,7 @@ from synkmimic.privacy.membership import privacy_scores
 from synkmimic.toy import ar1, toy_cohort
 from synkmimic.utility.prediction import utility_scores
 
-QUICK = EvaluationConfig(n_boot=60, lags=(1, 2, 3, 4), tasks=('death',), models=('logistic',), curve_bins=0, gru_epochs=4)
+QUICK = EvaluationConfig(privacy_parts=("membership",), n_boot=60, lags=(1, 2, 3, 4), tasks=('death',), models=('logistic',), curve_bins=0, gru_epochs=4)
 
 
 @pytest.fixture(scope='module')

@@ -59,7 +59,6 @@ QUESTIONS = (
     Question('guide: inference above its threshold', ('inference', 'inference_threshold'), lambda d: (d.metric == 'inference') & (d.group == ''), limit),
     Question('shared windows', ('shared_windows_excess',), lambda d: d.metric != '', lambda d: 0.),
     Question('nearest windows', ('window_ratio',), lambda d: d.group == '', exchanged, 'below'),
-    Question('rare levels and extremes', ('rare_echo_excess',), lambda d: d.metric != '', lambda d: 0.),
     Question('shared patterns', ('pattern_excess',), lambda d: d.metric != '', lambda d: 0.))
 
 def p_above(d:pd.DataFrame, chance)->np.ndarray: # (rows,)
