@@ -972,6 +972,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper._parser': ('paper.html#_parser', 'synkmimic/paper.py'),
                                  'synkmimic.paper._planned': ('paper.html#_planned', 'synkmimic/paper.py'),
                                  'synkmimic.paper._quiet': ('paper.html#_quiet', 'synkmimic/paper.py'),
+                                 'synkmimic.paper._remove': ('paper.html#_remove', 'synkmimic/paper.py'),
                                  'synkmimic.paper._require_sampler': ('paper.html#_require_sampler', 'synkmimic/paper.py'),
                                  'synkmimic.paper._run': ('paper.html#_run', 'synkmimic/paper.py'),
                                  'synkmimic.paper._run_jobs': ('paper.html#_run_jobs', 'synkmimic/paper.py'),

@@ -334,7 +334,7 @@ def open_run(
     return RunFolder(Path(run).resolve(), tuple(overrides), known, Path(out or what['figures']))
 
 # %% ../nbs/82_paper.ipynb #ce2a4a44
-OWNS = dict(a0_cohort=('registry', 'cohort'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
+OWNS = dict(a0_cohort=('registry', 'cohort', 'scores/cohort.parquet', 'scores/cohort.csv'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',),
             a3_flow_matching=('models/flow_matching',), a4_generate=('synthetic',))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
@@ -349,7 +349,7 @@ def variant(name:str)->tuple[str, dict]: # notebook, fixed parameters
     return (SHADOW, dict(shadow=int(one[1]))) if one else VARIANTS.get(name, (name, {}))
 
 def owned(name:str)->tuple[str, ...]:
-    "Folders in the run that a stage writes and nothing else does."
+    "Folders and files in the run that a stage writes and nothing else does."
     return (f'shadow/{one[1]["shadow"]}',) if (one := variant(name))[0] == SHADOW and one[1] else OWNS.get(name, ())
 
 def notebook_of(name:str)->Path:
@@ -395,12 +395,17 @@ def done_mark(run:Path, name:str, key:str)->Path:
     "The empty file that says that a notebook has succeeded with this key: another key is another file, and so missing."
     return run/'state'/f'{name}.{key}.done'
 
-# %% ../nbs/82_paper.ipynb #7729d25e
+# %% ../nbs/82_paper.ipynb #cae04799
+def _remove(path:Path)->None:
+    "A file or a folder, if it is there."
+    if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
+    else: path.unlink(missing_ok=True)
+
 def clear_stale(run:Path, name:str, key:str)->bool: # True when leftovers were removed
     "Keep the leftovers of an attempt with the same key, remove any other."
     state = run/'state'/f'{name}.json'
     if state.exists() and read_json(state)['key'] == key: return False
-    for d in owned(name): shutil.rmtree(run/d, ignore_errors=True)
+    for d in owned(name): _remove(run/d)
     write_json(dict(key=key), state)
     return True
 
@@ -474,8 +479,10 @@ def borrow(name:str, run:Path, lender:Path, key:str, place:str='')->None:
     "Take over a stage from another run, in which nothing that it depends on differs. Files are never changed in place, so both may go on."
     clear_stale(run, name, key)
     for d in owned(name):
-        shutil.rmtree(run/d, ignore_errors=True)
-        if (lender/d).exists(): shutil.copytree(lender/d, run/d, copy_function=_link)
+        _remove(run/d)
+        (run/d).parent.mkdir(parents=True, exist_ok=True)
+        if (lender/d).is_dir(): shutil.copytree(lender/d, run/d, copy_function=_link)
+        elif (lender/d).exists(): _link(lender/d, run/d)
     (run/'notebooks').mkdir(exist_ok=True)
     shutil.copy2(lender/'notebooks'/f'{name}.ipynb', run/'notebooks'/f'{name}.ipynb')
     for old in (run/'state').glob(f'{name}.*.done'): old.unlink()

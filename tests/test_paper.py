@@ -197,11 +197,12 @@ def test_a_run_takes_over_what_another_one_has_finished(tmp_path):
 
 def test_a_borrowed_stage_cannot_be_changed_by_the_borrower(tmp_path):
     one, two = tmp_path/'one', tmp_path/'two'
-    for p in (one/'cohort'/'train'/'x.json', one/'registry'/'y.json', one/'notebooks'/'a0_cohort.ipynb', one/'run.json', two/'run.json'): write_json(dict(seed=0, a=1), p)
+    for p in (one/'cohort'/'train'/'x.json', one/'registry'/'y.json', one/'scores'/'cohort.csv', two/'scores'/'fidelity.csv', one/'notebooks'/'a0_cohort.ipynb', one/'run.json', two/'run.json'): write_json(dict(seed=0, a=1), p)
     done_mark(one, 'a0_cohort', 'k').parent.mkdir()
     done_mark(one, 'a0_cohort', 'k').write_text('2.5\n')
     borrow('a0_cohort', two, one, 'k2')
     assert done_mark(two, 'a0_cohort', 'k2').read_text() == '2.5\n' and read_json(two/'cohort'/'train'/'x.json')['a'] == 1
+    assert (two/'scores'/'cohort.csv').exists() and (two/'scores'/'fidelity.csv').exists() and not (two/'scores'/'cohort.parquet').exists()
     write_json(dict(a=2), two/'cohort'/'train'/'x.json')
     shutil.rmtree(two/'registry')
     assert read_json(one/'cohort'/'train'/'x.json')['a'] == 1 and (one/'registry'/'y.json').exists()
