@@ -130,7 +130,7 @@ def measured(item:Item, rows:pd.DataFrame, policy:Policy)->dict:
     if limit is None and item.rule != 'show': return said('NOT_EVALUATED', 'limitless', f"metric {policy.metrics[item.limit_reads]['metric']}")
     row, status, reason = worst_row(have, item, limit)
     detail, lost = row.note, sorted(all_runs - set(have.where_run))
-    if status != 'FAIL' and reason not in UNDECIDED and (lost or why):
+    if reason in ('met', 'failed') and status != 'FAIL' and (lost or why):
         status, reason = 'REVIEW', 'runs' if lost else 'partly'
         detail = f"without {lost[0]}" if lost else f'{len(why)} of {len(d)}: {why[0]}'
     where = ', '.join(filter(None, (row.where_run, row.feature, row.group)))
@@ -184,7 +184,7 @@ def stated(item:Item, facts:dict)->dict:
     return answer(*(('PASS', 'met') if met(x, item.rule, limit) else (item.otherwise, 'failed')), value=x)
 
 # %% ../../nbs/75_release.dossier.ipynb #71b43f51
-_PEOPLE = {'people', 'persons', 'patients', 'subjects', 'stays', 'admissions', 'deaths', 'survivors', 'records', 'rows', 'n', 'count', 'counts', 'missing', 'unique',
+_PEOPLE = {'people', 'persons', 'patients', 'subjects', 'stays', 'admissions', 'deaths', 'survivors', 'records', 'rows', 'n', 'count', 'counts', 'missing',
            'uniques', 'duplicates'}
 _SETTINGS = ('min_people', 'people_floor') # limits, not counts of people
 
