@@ -142,7 +142,7 @@ def in_the_way(d:dict, most:int=6)->tuple:
 
 def sign_lines()->tuple:
     "Lines to sign."
-    return ('table', ['역할 Role', '성명 Name', '서명 Signature', '날짜 Date'], [[both(*r), '', '', ''] for r in texts()['roles']['rows']], (60, 45, 45, 30))
+    return ('table', ['역할 Role', '성명 Name', '서명 Signature', '날짜 Date'], [[both(*r) + '\n', '', '', ''] for r in texts()['roles']['rows']], (60, 45, 45, 30))
 
 def summary(d:dict)->list:
     "The one-page summary."
@@ -168,7 +168,7 @@ LEGAL = dict(ground='법적 근거 Legal ground', irb='IRB 승인·면제 번호
 
 def laws()->tuple:
     "Which texts were read: article numbers only, with dates."
-    rows = [[both(l['ko'], l['en']), ', '.join(f'제{a}조' if a.isdigit() else a for a in l['articles']), l['read']] for l in texts()['law']]
+    rows = [[both(l['ko'], l['en']), both(', '.join(l['articles_ko']), 'Art. ' + ', '.join(l['articles'])), l['read']] for l in texts()['law']]
     rows += [[both(g['ko'], g['en']), '–', '–'] for g in texts()['guideline']]
     return ('table', ['법령·안내서 Text', '조문 Articles', '열람일 Read on'], rows, (110, 60, 30))
 
@@ -285,7 +285,7 @@ def decision_record(d:dict)->list:
     options = [[f'☐ {ko} {en}', ''] for ko,en in texts()['decision']['options']]
     rest = [['조건 Conditions', ''], ['유효 기한 Valid until', ''], ['결정 번호 Decision no.', ''], ['공개 수준 Tier', '☐ 공개 open   ☐ 통제 controlled   ☐ 내부 internal'],
             ['제58조의2 해당 여부 Information under Art. 58-2', '☐ 예 yes   ☐ 아니오 no']]
-    members = [[f'위원 {k} Member {k}', '', '', ''] for k in range(1, 6)]
+    members = [[f'위원 {k} Member {k}\n', '', '', ''] for k in range(1, 6)]
     return [*head(d, '심의 결정서', 'Record of the decision'), ('box', both(d['verdict']['text_ko'], d['verdict']['text_en'])), ('h', 2, '결정 / Decision'),
             ('table', ['결정 Decision', '비고 Note'], options + rest, (90, 90)), ('h', 2, '위원 서명 / Signatures'), ('table', ['위원 Member', '성명 Name', '서명 Signature', '날짜 Date'], members, None),
             ('small', f"기준 파일 Policy SHA-256 {d['policy']['sha256']}")]
@@ -354,6 +354,10 @@ def set_fonts(document, size:float)->None:
     lang = OxmlElement('w:lang')
     lang.set(qn('w:val'), 'en-US'); lang.set(qn('w:eastAsia'), 'ko-KR')
     document.styles['Normal'].element.get_or_add_rPr().append(lang)
+    for key in ('autoSpaceDE', 'autoSpaceDN'): # no space between Korean letters and digits: 제58조의2
+        off = OxmlElement(f'w:{key}')
+        off.set(qn('w:val'), '0')
+        document.styles['Normal'].element.get_or_add_pPr().append(off)
 
 def _shade(cell, colour:str)->None:
     fill = OxmlElement('w:shd')
@@ -363,7 +367,7 @@ def _shade(cell, colour:str)->None:
 def _write(cell, text, size:float, bold:bool=False)->None:
     "Text of a cell, one paragraph, tight."
     p = cell.paragraphs[0]
-    p.paragraph_format.space_after = p.paragraph_format.space_before = Pt(0)
+    p.paragraph_format.space_after = p.paragraph_format.space_before = Pt(1.5)
     run = p.add_run(str(text))
     run.font.size, run.bold = Pt(size), bold or isinstance(text, Light)
     if isinstance(text, Light): run.font.color.rgb = RGBColor.from_string(text.colour)
