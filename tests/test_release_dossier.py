@@ -42,7 +42,7 @@ def good_scores(run=0, change=None, drop=()):
             spec = POLICY.metrics[item.limit_reads]
             limit = 0.4517 if item.exposure == 'status' else 0.4
             rows.append(score(spec['metric'], literal(spec.get('feature')), Estimate(limit, limit, limit, 4000), literal(spec.get('group'))))
-    return score_frame(rows, 'privacy', {}).assign(arm='gan', run=run)
+    return score_frame(rows, 'privacy', {r['metric']: 'target' for r in rows}).assign(arm='gan', run=run)
 
 SECRET = dict(seed=918273, lr=0.0718253, extra='hyper-secret')
 
@@ -143,7 +143,7 @@ def test_nothing_at_all_is_not_evaluated():
 
 FAILS = {'3.1.1': (0.001,)*3, '3.1.2': (0.5,)*3, '3.2.2': (0.04, 0.03, 0.05), '3.3': (0.6,)*3, '3.4.1': (2.,)*3, '3.4.2': (0.9,)*3, '3.5.1': (0.61, 0.60, 0.62),
          '3.5.2': (0.3, 0.29, 0.31), '3.5.3': (0.05,)*3, '3.5.4': (0.4,)*3, '3.5.6': (0.7, 0.69, 0.71), '3.6': (0.2, 0.1, 0.3), '3.7.1': (0.2, 0.1, 0.3), '3.8.1': (0.2, 0.1, 0.3),
-         '3.8.2': (1.,)*3, '3.9': (0.2, 0.1, 0.3), '3.11': (3.,)*3, '3.26.1': (0.01,)*3, '2.3.2': (0.1, 0.05, 0.15)}
+         '3.8.2': (1.,)*3, '3.9': (0.2, 0.1, 0.3), '3.11.1': (0.01,)*3, '3.26.1': (0.01,)*3, '2.3.2': (0.1, 0.05, 0.15)}
 
 @pytest.mark.parametrize('id', FAILS)
 def test_one_bad_run_of_five_fails(lock, id):
@@ -184,7 +184,7 @@ def test_a_number_that_is_none(lock, broken):
     assert '4 people' not in item(d, '3.5.1')['detail']
 
 def test_a_simulated_limit_that_is_missing(lock):
-    d = built(lock, runs().query("metric != 'pipc_inference_threshold'"))
+    d = built(lock, runs().query("metric != 'inference_threshold'"))
     assert [item(d, '3.3')[k] for k in ('status', 'reason')] == ['NOT_EVALUATED', 'limitless']
 
 def test_wrong_input_says_what_to_do(lock):
@@ -232,7 +232,7 @@ def test_small_cells_are_hidden_in_every_file(lock, tmp_path):
 
 def test_one_hidden_cell_hides_another():
     assert hide_small(dict(counts=dict(a=4, b=50, c=60))) == dict(counts=dict(a='<11', b='hidden', c=60))
-    assert hide_text('7 of 40 people, 12 patients, 2.5 people, 10명') == '7 of 40 people, 12 patients, 2.5 people, <11명'
+    assert hide_text('7 of 40 people, 12 patients, 2.5 people, 10명') == '<11 of 40 people, 12 patients, 2.5 people, <11명'
 
 def test_public_leaks_nothing_of_the_committee(lock, tmp_path):
     change = {'3.5.1': (0.6123, 0.6011, 0.6234), '3.6': (0.0456, 0.0345, 0.0567), '3.9': (0.0321, 0.0219, 0.0418)}
@@ -243,7 +243,7 @@ def test_public_leaks_nothing_of_the_committee(lock, tmp_path):
     secrets = [str(SECRET['seed']), '0.0718', SECRET['extra'], 'person-77-secret', '0.612', '0.601', '0.623', '0.046', '0.0456', '0.035', '0.032', '0.0123', '0.452', '0.4517',
                'attack-nine', 'run 4', '홍길동', 'IRB secretary']
     for name,text in public.items():
-        assert not [s for s in secrets if s in text.replace('0.452 is only', '')], name
+        assert not [s for s in secrets if s in re.sub('0.452(는| is only)', '', text)], name
     whole = ' '.join(committee.values())
     assert all(s in whole for s in (str(SECRET['seed']), '0.612', SECRET['extra'], 'attack-nine', 'run 4'))
     d = json.loads(public['dossier.json'])
@@ -254,7 +254,7 @@ def test_public_leaks_nothing_of_the_committee(lock, tmp_path):
 @pytest.fixture(scope='module')
 def folder(lock, tmp_path_factory):
     to = tmp_path_factory.mktemp('out')/'dossier'
-    write_dossier(built(lock, runs(change={'3.5.1': (0.7, 0.69, 0.71)}, drop=('3.9',))), to)
+    write_dossier(built(lock, runs(change={'3.5.1': (0.7, 0.69, 0.71)}).query("metric != 'canary_detection'")), to)
     return to
 
 def test_every_document_in_three_forms_and_two_languages(folder):

@@ -77,7 +77,7 @@ def limit_text(i:dict)->str:
 def source_text(i:dict)->str:
     "Kind and words of a limit's source."
     ko, en = BASES[i['threshold_basis']]
-    return f"{ko} {en}: {i['threshold_source']}"
+    return both(f"{ko}: {i['threshold_source_ko']}" if i['threshold_source_ko'] else ko, f"{en}: {i['threshold_source']}")
 
 def reason_text(i:dict)->str:
     "Why the status is what it is."
@@ -246,7 +246,7 @@ def form2(d:dict)->list:
 def form3(d:dict)->list:
     "Form 3: the measurements."
     model = (d['facts'].get('generation') or {}).get('method') or '–'
-    rows = [[model, kind, both(f"{i['id']} {i['title_ko']}", i['title_en']), i['indicator'], value_text(i), limit_text(i), Light(i['status'])]
+    rows = [[model, kind, both(f"{i['id']} {i['title_ko']}", i['title_en']), both(i['indicator_ko'], i['indicator']).strip(), value_text(i), limit_text(i), Light(i['status'])]
             for side,kind in dict(safety='안전성 Safety', utility='유용성 Utility').items() for i in part(d, side)]
     why_ko = '안전성 지표는 안내서의 세 지표(구별·연결·추론)를 따르고, 실제 공격(소속·속성·연결·재구성)을 더하였다. 모든 안전성 지표는 학습에 쓰인 환자를 학습에 쓰이지 않은 환자와 견준다.'
     why_en = ('The safety indicators are the three of the guide (single-out, linkability, inference), and attacks are added (membership, attribute, linkage, canaries). '
@@ -442,7 +442,7 @@ DOCUMENTS = {'00_summary': (summary, '요약 Summary', False), '01_prep/preparat
 
 def thresholds(d:dict)->list[dict]:
     "Every limit with where it comes from."
-    return [{k: i[k] for k in ('id', 'title_ko', 'title_en', 'rule', 'bound', 'threshold', 'threshold_basis', 'threshold_source')} for i in d['items']]
+    return [{k: i[k] for k in ('id', 'title_ko', 'title_en', 'rule', 'bound', 'threshold', 'threshold_basis', 'threshold_source', 'threshold_source_ko')} for i in d['items']]
 
 def write_dossier(
     dossier:dict, # of `build_dossier`

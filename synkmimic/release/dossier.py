@@ -9,7 +9,7 @@ __all__ = ['REASONS', 'UNDECIDED', 'FLOOR', 'CLASSES', 'TIERS', 'SUBJECT', 'PUBL
            'hide_small', 'confirmed', 'record', 'tier_of', 'verdict', 'public_facts', 'public_item', 'dossier_schema',
            'validate_dossier', 'changes_since', 'timestamp_of', 'build_dossier', 'plain']
 
-# %% ../../nbs/75_release.dossier.ipynb #bdae38f5
+# %% ../../nbs/75_release.dossier.ipynb #8918191a
 import importlib.resources
 import json
 import math
@@ -21,7 +21,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 
-from .. import __version__
+import synkmimic
 from ..core import SynkError, nearest
 from .policy import Item, Policy, changed_keys, moment, read_policy, timestamp
 
@@ -205,7 +205,7 @@ def hide_groups(counts:dict, floor:int=FLOOR)->dict:
 def hide_text(text:str, floor:int=FLOOR)->str:
     "The same for counts within a sentence."
     words = r'people|persons|patients|stays|deaths|records|members|non-members|admissions|명|건'
-    return re.sub(rf'(?<![\d.,<])([1-9]|10)(?=\s?(?:[a-z-]+ )?(?:{words}))(?![\d.,]*\d)', f'<{floor}', text)
+    return re.sub(rf'(?<![\d.,<])([1-9]|10)(?=\s?(?:of [\d,]+ )?(?:[a-z-]+ )?(?:{words}))(?![\d.,]*\d)', f'<{floor}', text)
 
 def hide_small(x, floor:int=FLOOR, name:str=''):
     "Facts without counts from 1 to 10 of people or records."
@@ -234,8 +234,8 @@ def record(item:Item, rows:pd.DataFrame, facts:dict, policy:Policy, run:dict)->d
     floor = policy.verdict.get('floor', FLOOR)
     if item.fact and is_count(item.fact.split('.')[-1]) and small(found['value'], floor): found['value'] = f'<{floor}'
     ko, en = REASONS[found['reason']]
-    return dict(id=item.id, stage=item.stage, title_ko=item.ko, title_en=item.en, indicator=item.indicator, rule=item.rule, bound=item.bound,
-                threshold_basis=item.basis, threshold_source=item.source, human=item.people, reason_ko=ko, reason_en=en, withheld=False,
+    return dict(id=item.id, stage=item.stage, title_ko=item.ko, title_en=item.en, indicator=item.indicator, indicator_ko=item.indicator_ko, rule=item.rule, bound=item.bound,
+                threshold_basis=item.basis, threshold_source=item.source, threshold_source_ko=item.source_ko, human=item.people, reason_ko=ko, reason_en=en, withheld=False,
                 seed=run['seed'], code_hash=run['code_hash'], data_hash=run['data_hash'],
                 undecided=found['reason'] in UNDECIDED, **(found | dict(detail=hide_text(found['detail'], floor))))
 
@@ -351,7 +351,7 @@ def build_dossier(
         items, kept, run = [public_item(i, p) for i,p in zip(items, policy.items)], public_facts(kept), run | dict(seed=None)
     return validate_dossier(plain(dict(
         schema_version='1.0', variant=variant, title=str(facts['title']), version=str(facts['version']), created=timestamp(facts.get('created')),
-        tool=dict(name='synkmimic', version=__version__), run=run, verdict=said_of, counts=count, items=items,
+        tool=dict(name='synkmimic', version=synkmimic.__version__), run=run, verdict=said_of, counts=count, items=items,
         policy=dict(name=str(policy.content.get('name', policy.path.name)), version=str(policy.content['version']), sha256=policy.sha256,
                     frozen=timestamp_of(lock and lock['time']), file_sha256=lock and lock['file_sha256']),
         facts=hide_small(kept, policy.verdict.get('floor', FLOOR)), changes=changes_since(items, facts.get('previous')))))

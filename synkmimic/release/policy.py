@@ -33,6 +33,8 @@ class Item:
     rule:str # of RULES
     basis:str # of BASES: where the limit comes from
     source:str # the same, in words
+    indicator_ko:str = ''
+    source_ko:str = ''
     reads:str = '' # name in the policy's [metrics]
     fact:str = '' # dotted path in the facts of the run
     needs:tuple[str, ...] = () # fields that must be filled
