@@ -286,6 +286,8 @@ def test_docx_tables_hold_every_item(folder):
     for name in ('01_prep/preparation', '02_generation/generation', '03_verification/verification', '05_release/release'):
         for t in Document(folder/f'{name}.docx').tables: ids |= {r.cells[0].text for r in t.rows}
     assert {i.id for i in POLICY.items if i.stage != 4} <= ids
+    for t in Document(folder/'03_verification/verification.docx').tables:
+        assert t.rows[0]._tr.trPr.find(qn('w:tblHeader')) is not None and all(r._tr.trPr.find(qn('w:cantSplit')) is not None for r in t.rows)
     section = Document(folder/'03_verification/verification.docx').sections[0]
     assert section.page_width > section.page_height
 

@@ -382,6 +382,7 @@ def add_table(document, header, rows, widths, size:float)->None:
     table.autofit = False
     for c,w in enumerate(widths): table.columns[c].width = int(room*w/sum(widths))
     for r,(row,cells) in enumerate(zip(table.rows, [header, *rows])):
+        row._tr.get_or_add_trPr().append(OxmlElement('w:cantSplit'))
         for c,(cell,text) in enumerate(zip(row.cells, cells)):
             cell.width = int(room*widths[c]/sum(widths))
             _write(cell, text, size, bold=r == 0)
