@@ -139,7 +139,7 @@ _TEXT |= dict(
     linkability_risk='linkability, (train - holdout)/(1 - holdout)', linkability_rate='two parts of a record that share a neighbour',
     inference_risk='inference, (train - holdout)/(1 - holdout)', inference_rate='secrets of the nearest stay that are right')
 
-# %% ../nbs/64_evaluation.ipynb #bb87e8ce
+# %% ../nbs/64_evaluation.ipynb #d7e5c193
 _TEXT |= dict( # the Korean guide's
     single_out='single-out: synthetic records that equal an original', single_out_shared='the same, a hit divided by the number of its originals',
     linkability_mean='CAP, mean over the originals', linkability_above='originals with a CAP above the limit', linkability_unmatched='originals whose quasi-identifiers no synthetic record has',
@@ -151,7 +151,7 @@ _TEXT |= dict( # what a committee looks at
     shared_windows='people with hours of somebody else\'s, three variables or more', shared_windows_excess='the same, train - holdout',
     window_ratio='distance to the nearest window, train / holdout', window_share='nearest windows that belong to train',
     rare_echo='people with what fewer than 11 training people have', rare_echo_excess='the same, release - unseen people',
-    pattern_echo='people with the pattern of a few training people', pattern_excess='the same, release - unseen people',
+    pattern_echo='people with the pattern of a few training people', pattern_excess='the same, release - unseen people', mask_share='stays whose mask is nearer to train than to holdout',
     canary_auc='planted against other canaries, AUC', canary_detection='planted canaries nearer than all but 5 % of the others',
     canary_power='smallest rate of detection that so many canaries show')
 

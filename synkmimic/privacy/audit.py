@@ -35,10 +35,10 @@ def limit(d)->np.ndarray: # one per row; NaN where the arm has none
     at = dict(zip(zip(t.metric.str.removesuffix('_threshold'), t.feature), t.value))
     return np.array([at.get((m, f), np.nan) for m,f in zip(d.metric, d.feature)], float)
 
-def exchanged(d)->np.ndarray: # one per row
-    "The low end of what the ratio is when the labels of train and holdout are exchanged at random."
+def exchanged(d, end:str='low')->np.ndarray: # one per row
+    "An end of what the number is when the labels of train and holdout are exchanged at random."
     t = d.attrs['all']
-    t = t[t.group == 'labels exchanged'].set_index('feature').low
+    t = t[t.group == 'labels exchanged'].set_index('feature')[end]
     return t.reindex(d.feature).to_numpy(float)
 
 def _alone(d): return ~d.group.str.contains('group=', regex=False)
@@ -59,7 +59,8 @@ QUESTIONS = (
     Question('guide: inference above its threshold', ('inference', 'inference_threshold'), lambda d: (d.metric == 'inference') & (d.group == ''), limit),
     Question('shared windows', ('shared_windows_excess',), lambda d: d.metric != '', lambda d: 0.),
     Question('nearest windows', ('window_ratio',), lambda d: d.group == '', exchanged, 'below'),
-    Question('shared patterns', ('pattern_excess',), lambda d: d.metric != '', lambda d: 0.))
+    Question('shared patterns', ('pattern_excess',), lambda d: d.metric != '', lambda d: 0.),
+    Question('nearest masks', ('mask_share',), lambda d: d.group == '', lambda d: exchanged(d, 'high')))
 
 def p_above(d:pd.DataFrame, chance)->np.ndarray: # (rows,)
     "p of each row against chance, one-sided."
