@@ -991,6 +991,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper.dependencies': ('paper.html#dependencies', 'synkmimic/paper.py'),
                                  'synkmimic.paper.done_mark': ('paper.html#done_mark', 'synkmimic/paper.py'),
                                  'synkmimic.paper.execute': ('paper.html#execute', 'synkmimic/paper.py'),
+                                 'synkmimic.paper.freeze': ('paper.html#freeze', 'synkmimic/paper.py'),
                                  'synkmimic.paper.git_revision': ('paper.html#git_revision', 'synkmimic/paper.py'),
                                  'synkmimic.paper.jobs_of': ('paper.html#jobs_of', 'synkmimic/paper.py'),
                                  'synkmimic.paper.keys': ('paper.html#keys', 'synkmimic/paper.py'),
