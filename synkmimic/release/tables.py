@@ -127,6 +127,13 @@ def _place(f, c:Concept, part:str, k:int, number:int, dialect:Dialect)->Place:
                  c.precision or f.precision or 1e-6, bound(c.low, -np.inf), bound(c.high, np.inf), c.agg,
                  _words(c, f.levels) if part == 'states' else ())
 
+def _said(c:Cohort)->dict: # part -> cells per variable
+    "Cells that say something: of a rate those where it runs, or may run."
+    rate = np.array([f.agg == 'rate' for f in c.schema.values], bool)
+    said = [(~np.isnan(v)).sum() if not r else ((v > 0) | (np.isnan(v) & c.inside)).sum()
+            for v,r in zip(np.moveaxis(c.values, -1, 0), rate)]
+    return dict(values=said, flags=(c.flags > 0).sum((0, 1)), states=(c.states >= 0).sum((0, 1)))
+
 def places(
     cohort:Cohort,
     layout:str, # kmimic, mimiciv or meds
@@ -135,8 +142,7 @@ def places(
     "The items of all hourly variables."
     dialect, out = LAYOUTS[layout], []
     concepts = {c.name: c for c in load_concepts(dialect.concepts)}
-    charted = dict(values=cohort.mask.sum((0, 1)), flags=(cohort.flags > 0).sum((0, 1)), states=(cohort.states >= 0).sum((0, 1)))
-    for part,cells in charted.items():
+    for part,cells in _said(cohort).items():
         for k,f in enumerate(getattr(cohort.schema, part)):
             if f.name == 'careunit' and part == 'states': continue # is in `transfers`
             why = _misfit(f, concepts.get(f.name), part)
@@ -190,12 +196,14 @@ def stay_spans(
 )->np.ndarray: # (n,) int64 seconds
     "How long each stay lasts."
     step, whole = round(c.schema.grid_hours*3600), c.length == c.n_hours
-    los, limit = _static(c, 'los').astype('float64')*_DAY, c.schema.feature('los').high if 'los' in c.static else None
+    f = c.schema.feature('los') if 'los' in c.static else None
+    los, limit, half = _static(c, 'los').astype('float64')*_DAY, f and f.high, (f and f.precision or 0.01)/2*_DAY
     low, high = (c.length - 1)*step + 1, np.where(whole, np.iinfo('int64').max/4, c.length*step)
     top = np.inf if limit is None else limit*_DAY - 1
-    a, b = np.fmax(low, los - 0.005*_DAY + 1), np.fmin(np.fmin(high, los + 0.005*_DAY - 1), top)
+    a, b = np.fmax(low, los - half + 1), np.fmin(np.fmin(high, los + half - 1), top)
     odd = a > b
     account.add('icustays', 'los', 'los disagrees with the hours of the stay: changed', odd.sum())
+    if f: account.add('icustays', 'los', 'missing: the calendar gives one', np.isnan(los).sum())
     a, b = np.where(odd, low, a), np.where(odd, np.fmin(high, low + step), b)
     b = np.where(np.isnan(los) & whole, low + step, b)
     a, b = np.ceil(np.maximum(a, 60)).astype('int64'), np.maximum(np.floor(b).astype('int64'), 1)
@@ -417,11 +425,17 @@ def infusions(x:Chunk, table:str)->dict: # stay, item, first, after, time, end, 
     k = np.broadcast_to(np.arange(len(items)), v.shape)
     d, q = charted_digits(np.nan_to_num(v).ravel(), k.ravel(), [x.items[j] for j in items]) if len(items) else (v, v)
     d = np.where(void, _UNREAD, np.where(off, 0, d.reshape(v.shape))).astype('int64')
-    x.account.add(table, '', 'a rate below half its charting step: read as 0', ((d == 0) & ~off).sum())
+    small = ((d == 0) & ~off).sum((0, 1))
+    for j,n in zip(items, small): x.account.add(table, x.items[j].name, 'a rate below half its charting step: read as 0', n)
     i, k, first, after, d = runs(d)
     q = np.array([decimals(x.items[j].step) for j in items], 'int64')
     return dict(stay=i, item=items[k], first=first, after=after, time=x.t_in[i] + first*x.step, end=x.end_of(i, after),
                 digits=d, places=q[k])
+
+def _unknown_rates(x:Chunk, r:dict)->None:
+    "Count the hours of a missing rate in layouts that cannot say so."
+    hours = np.bincount(r['item'], (r['after'] - r['first'])*(r['digits'] == _UNREAD), len(x.items))
+    for p,n in zip(x.items, hours): x.account.add('inputevents', p.name, 'a rate that is missing: read as 0 in this layout', n)
 
 def notes(x:Chunk, every:float=12.)->dict: # stay, item, line, time, event (0 start, 1 change, 2 stop), digits, places
     "The infusions of emar as notes."
@@ -507,9 +521,7 @@ def admissions(cal:pd.DataFrame, c:Cohort, account:Account, dialect:Dialect)->di
                discharge_location=_text(discharge_place(c, account)[row]), insurance=word('insurance'),
                marital_status=word('marital_status'), edregtime=_times(none), edouttime=_times(none),
                hospital_expire_flag=pa.array((cal.death > 0).to_numpy('int64')))
-    if not dialect.words:
-        if 'nationality' in c.static: account.add('admissions', 'nationality', 'no column in this layout', c.static.nationality.notna().sum())
-        return out
+    if not dialect.words: return out
     return out | dict(icu_expire_flag=pa.array((cal.death == 1).to_numpy('int64')), nationality=word('nationality'),
                       hospital_id=_text(['S01']*len(cal)))
 
@@ -645,8 +657,7 @@ def given_table(x:Chunk, dialect:Dialect, weighed:np.ndarray)->dict:
     if not dialect.words:
         r = infusions(x, 'inputevents')
         known = r['digits'] > 0
-        for k,n in zip(*np.unique(r['item'][~known], return_counts=True)):
-            x.account.add('inputevents', x.items[k].name, 'runs of an unknown rate: read as 0 in this layout', n)
+        _unknown_rates(x, r)
         e = _merged([e, {k: r[k][known] for k in a} | dict(rate=np.ones(known.sum(), bool))])
     stay, v = e['stay'], e['digits']/10.**e['places']
     x.account.count('inputevents', [p.name for p in x.items], e['item'])
@@ -896,8 +907,7 @@ def _meds_events(f:Facts, account:Account)->None:
               value=np.where(worded, np.nan, e['digits']/10.**e['places']), text=text if worded.any() else None)
         account.count('data', names, e['item'])
     a, r, p = amounts(x), infusions(x, 'inputevents'), procedures(x)
-    for k,n in zip(*np.unique(r['item'][r['digits'] < 0], return_counts=True)):
-        account.add('data', names[k], 'runs of an unknown rate: read as 0 in this layout', n)
+    _unknown_rates(x, r)
     e = _merged([dict(a, rate=np.zeros(len(a['stay']), bool)),
                  {k: r[k][r['digits'] > 0] for k in a} | dict(rate=np.ones((r['digits'] > 0).sum(), bool))])
     v, order = e['digits']/10.**e['places'], np.arange(len(e['stay']))
@@ -1015,6 +1025,8 @@ def _unreadable(c:Cohort, items, layout:str, account:Account)->None:
     age, weight, height = (_static(c, k).astype('float64') for k in ('age', 'weight', 'height'))
     if 'age' in c.static: account.add('patients', 'age', 'missing: no reader keeps the stay', np.isnan(age).sum())
     account.add('inputevents', 'weight', 'outside 20 to 300 kg', ((weight < 20) | (weight > 300)).sum())
+    if layout != 'kmimic' and 'nationality' in c.static:
+        account.add('admissions', 'nationality', 'no column in this layout', c.static.nationality.notna().sum())
     if layout == 'kmimic': account.add('chartevents', 'height', 'no item in this layout', (~np.isnan(height)).sum())
     hourly = [p.column for p in items if p.name == 'weight_charted']
     if hourly: account.add('chartevents', 'weight', 'missing, but charted by the hour: the reader takes that',
@@ -1119,7 +1131,8 @@ def differences(
             blank = (lambda z: z == '') if part == 'states' else pd.isna
             if f.agg == 'rate' and f.name not in b.schema.names(part): y = np.where(a.inside, 0, np.nan)
             rows.append((part, f.name, *_cells(x, y, blank(x), blank(y), (f.precision or 1e-4) if f.kind == 'numerical' else None)))
-    for name in ('length', 'outcome'): rows.append(('stays', name, len(a), int((getattr(a, name) != getattr(b, name)).sum()), 0.))
+    ends = [np.array(z.schema.outcomes)[z.outcome] for z in (a, b)]
+    for name,x,y in (('length', a.length, b.length), ('outcome', *ends)): rows.append(('stays', name, len(a), int((x != y).sum()), 0.))
     same = pd.crosstab(release.stays.person[here].to_numpy(), b.subject_id).gt(0)
     rows.append(('stays', 'person', len(same), int((same.sum() != 1).sum() + (same.sum(1) != 1).sum()), 0.))
     return pd.DataFrame(rows, columns=['part', 'feature', 'charted', 'differing', 'worst'])
