@@ -88,13 +88,14 @@ def out_of_range(part, column, item, limits):
     return int(((number < low - 1e-6) | (number > high + 1e-6)).sum())
 
 def outside(part, stay, times, stays):
-    "How many rows have a time outside their stay, or end before they start."
-    at = stays.reindex(part[stay].astype(stays.index.dtype))
-    bad = pd.Series(False, part.index)
+    "How many rows of known stays have no time, a time outside their stay, or an end before their start."
+    part = part[part[stay].isin(stays.index)].reset_index(drop=True)
+    at = stays.reindex(part[stay].astype(stays.index.dtype)).reset_index(drop=True)
+    bad = part[times].isna().any(axis=1)
     for t in times:
-        moment = part[t].astype(at.intime.dtype)
-        bad |= (moment.to_numpy() < at.intime.to_numpy()) | (moment.to_numpy() > at.outtime.to_numpy())
-    if {'starttime', 'endtime'} <= set(times): bad |= part.endtime < part.starttime
+        moment = part[t].astype(at.intime.dtype).where(part[t].notna(), at.intime)
+        bad |= (moment < at.intime) | (moment > at.outtime)
+    if {'starttime', 'endtime'} <= set(times): bad |= part.endtime.fillna(at.outtime) < part.starttime.fillna(at.intime)
     return int(bad.sum())
 
 # %% ../../nbs/76_release.check.ipynb #67b4c2fb

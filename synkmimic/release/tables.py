@@ -492,7 +492,7 @@ def write_shard(x:Chunk, root, number:int, codes:pd.DataFrame)->tuple[int, set]:
     table = f.table()
     path = Path(root)/'data'/'train'/f'{number}.parquet'
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression='zstd', store_schema=False)
+    pq.write_table(table, path, compression='zstd') # with its Arrow schema: MEDS wants large strings
     return len(table), set(pc.unique(table['code']).to_pylist())
 
 def meds_metadata(root, subjects, used, items, title:str)->dict: # table -> rows
@@ -572,8 +572,8 @@ def _edges(subject:np.ndarray, size:int)->list: # of slices
     return [slice(a, b) for a,b in zip(cut, [*cut[1:], len(subject)])]
 
 def _plan(c:Cohort, dialect:Dialect, layout:str, start_year:int|None, years:int|None, seed:int, account:Account)->tuple:
-    "Items, codes, and the calendar with ids."
-    c.validate()
+    "Items, codes, and the calendar with ids; the chunks are validated when they are written."
+    if not pd.Series(c.stay_id).is_unique: c.validate() # says so
     g = rng(seed, 'release', layout)
     items, codes = places(c, layout, account), code_list(c, dialect, account)
     cal = calendar(c, dialect.year if start_year is None else start_year, dialect.years if years is None else years, g, account)
@@ -582,8 +582,11 @@ def _plan(c:Cohort, dialect:Dialect, layout:str, start_year:int|None, years:int|
 
 def _unreadable(c:Cohort, items, layout:str, account:Account)->None:
     "What is written, or not, such that a reader sees something else."
-    mute = ~(c.mask[..., [f.agg != 'rate' for f in c.schema.values]].any((1, 2)) | c.flags.any((1, 2)) | (np.nan_to_num(c.values) > 0).any((1, 2)))
-    account.add('icustays', '', 'a stay without any event: no reader keeps it', mute.sum())
+    rate = np.array([f.agg == 'rate' for f in c.schema.values], bool)
+    for i in range(0, len(c), 500): # a copy of the whole would cost as much memory as the cohort
+        v = c.values[i:i + 500]
+        told = ~np.isnan(v[..., ~rate]).all((1, 2)) | (v[..., rate] > 0).any((1, 2)) | c.flags[i:i + 500].any((1, 2))
+        account.add('icustays', '', 'a stay without any event: no reader keeps it', (~told).sum())
     age, weight, height = (static_column(c, k).astype('float64') for k in ('age', 'weight', 'height'))
     if 'age' in c.static: account.add('patients', 'age', 'missing: no reader keeps the stay', np.isnan(age).sum())
     account.add('inputevents', 'weight', 'outside 20 to 300 kg', ((weight < 20) | (weight > 300)).sum())
@@ -629,7 +632,7 @@ def _chunks(c:Cohort, cal:pd.DataFrame, items, account:Account, size:int, seed:i
     "The chunks, one at a time."
     for number,part in enumerate(_edges(cal.subject.to_numpy(), size)):
         some = cal[part].reset_index(drop=True)
-        yield Chunk(c.take(some.row.to_numpy()), some, items, account, rng(seed, 'release', 'minutes', number))
+        yield Chunk(c.take(some.row.to_numpy()).validate(), some, items, account, rng(seed, 'release', 'minutes', number))
 
 def _write_registry(c:Cohort, chunks, root, form:str, dialect:Dialect, items, codes, cal, account:Account)->dict:
     "hosp/ and icu/; returns the descriptions of the tables."
@@ -697,5 +700,5 @@ def differences(
     ends = [np.array(z.schema.outcomes)[z.outcome] for z in (a, b)]
     for name,x,y in (('length', a.length, b.length), ('outcome', *ends)): rows.append(('stays', name, len(a), int((x != y).sum()), 0.))
     same = pd.crosstab(release.stays.person[here].to_numpy(), b.subject_id).gt(0)
-    rows.append(('stays', 'person', len(same), int((same.sum() != 1).sum() + (same.sum(1) != 1).sum()), 0.))
+    rows.append(('stays', 'person', len(same), int((same.sum(axis=0) != 1).sum() + (same.sum(axis=1) != 1).sum()), 0.))
     return pd.DataFrame(rows, columns=['part', 'feature', 'charted', 'differing', 'worst'])
