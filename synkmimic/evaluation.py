@@ -56,6 +56,7 @@ class EvaluationConfig:
     quasi_identifiers:tuple[str, ...] = () # static columns; empty: those known at admission
     secrets:tuple[str, ...] = () # sensitive variables; empty: outcome, treatments, what is known after discharge
 
+# %% ../nbs/64_evaluation.ipynb #a88e3cca
 PILLARS = ('fidelity', 'utility', 'privacy')
 
 # %% ../nbs/64_evaluation.ipynb #bce1ddcd
@@ -204,6 +205,7 @@ def fidelity_scores(
     if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=max(cfg.max_stays//2, 1)))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../nbs/64_evaluation.ipynb #163ff263
 def utility_config(cfg:EvaluationConfig)->prediction.UtilityConfig:
     "The options that utility.prediction reads."
     return prediction.UtilityConfig(tuple(cfg.tasks), tuple(cfg.models), cfg.horizon, cfg.margin, cfg.n_boot, cfg.tune, cfg.trts,
@@ -214,6 +216,7 @@ def utility_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(
     "What can be predicted, trained on real and on synthetic stays; `synth` None gives the real arm alone."
     return prediction.utility_scores(train, holdout, synth, utility_config(cfg), seed, trtr, yardstick)
 
+# %% ../nbs/64_evaluation.ipynb #75cd060c
 def membership_scores(train, holdout, synth, cfg:EvaluationConfig, seed:int, roc:list|None)->pd.DataFrame:
     "Membership inference; the ROC points of every attack are added to `roc`."
     small = membership.too_small(train, holdout, synth)

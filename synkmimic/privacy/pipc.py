@@ -439,7 +439,7 @@ def linkability_rows(T:str, K, t, sides, names, o:PipcOptions, n_boot:int, seed:
     for k,group in ((0, ''), (1, 'holdout')):
         (v, matched), people = cap(K[k], t[k], K[2], t[2]), sides[k].subject_id
         counted = matched if o.unmatched == 'left_out' else np.ones(len(v), bool)
-        stream = lambda: rng(seed, 'pipc', 'linkability', k) # the same people are drawn for every number
+        stream = lambda k=k: rng(seed, 'pipc', 'linkability', k) # the same people are drawn for every number
         note, high = f'K: {", ".join(names)}; unmatched: {o.unmatched}', (v > o.cap_limit).astype('float64')
         rows += [_row('linkability_mean', T, share_by_people(v, people, n_boot, stream(), counted), group, note),
                  _row('linkability_above', T, share_by_people(high, people, n_boot, stream(), counted), group, f'CAP above {o.cap_limit:g}; {note}'),

@@ -5,13 +5,10 @@
 # %% auto #0
 __all__ = ['DIRECT', 'KINDS', 'TOPICS', 'columns_of', 'read_people', 'merged', 'counts_of', 'collect_facts']
 
-# %% ../../nbs/78_release.facts.ipynb #7206dc55
+# %% ../../nbs/78_release.facts.ipynb #5bd376d0
 import tomllib
 from copy import deepcopy
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
 
 from ..core import SynkError, nearest
 
