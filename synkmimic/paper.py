@@ -345,7 +345,7 @@ def open_run(
 # %% ../nbs/82_paper.ipynb #ce2a4a44
 OWNS = dict(a0_cohort=('registry', 'cohort', 'scores/cohort.parquet', 'scores/cohort.csv'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',),
-            a3_flow_matching=('models/flow_matching',), a4_generate=('synthetic',))
+            a3_flow_matching=('models/flow_matching',), a4_generate=('synthetic',), a8_release=('release', 'dossier'))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
 VARIANTS = dict(a3_gaussian_mixture=('a3_latent_gan', dict(sampler='gaussian_mixture')), a3_flow_matching=('a3_latent_gan', dict(sampler='flow_matching')),
                 a7_privacy_model_based=('a7_privacy', dict(kind='model_based')), a7_privacy_model_free=('a7_privacy', dict(kind='model_free')))
