@@ -139,7 +139,7 @@ def test_a_sweep_makes_what_differs_and_shares_the_rest(house):
     "After the ordinary run, a sweep with it and with a longer GAN: one new GAN and all that follows, the cohort and the VAEs linked, one comparison."
     ran, status, said = make(house, 'both-d')
     assert status == 0, said
-    assert ran == ['a3_latent_gan', 'a4_generate', 'a5_draws', 'a5_fidelity', 'a6_utility', 'a7_privacy_model_based', 's2_ablation', 's5_variance'], said
+    assert ran == ['a3_latent_gan', 'a4_generate', 'a5_draws', 'a5_fidelity', 'a6_utility', 'a7_privacy_model_based', 'a7_shadow_1', 'a7_shadow_2', 'f10_frontier', 's2_ablation', 's5_variance'], said
     assert sorted(re.findall(r'(\w+) +\.\.\. shared with demo-d', said)) == ['a0_cohort', 'a1_static_vae', 'a2_temporal_vae', 'a3_gaussian_mixture']
     assert {p.name for p in (house/'figures'/'both').iterdir()} >= {'s2_ablation.csv', 'manifest.json'}
     assert make(house, 'both-d')[:2] == ([], 0), 'a second sweep does nothing'
