@@ -18,6 +18,7 @@ def roc_curves(
     frame:pd.DataFrame, # panel (attack), arm, fpr, tpr
     floor:float=1e-3, # start of both axes
     columns:int=3, # panels in a row
+    labels:dict=None, # arm -> another label than the usual one
 )->Figure:
     "True against false positives, logarithmic."
     if frame.empty: raise SynkError('there is no ROC curve to draw')
@@ -29,18 +30,21 @@ def roc_curves(
         ax.plot([floor, 1], [floor, 1], color='#7F7F7F', lw=0.6)
         for k,arm in enumerate(arms):
             d, look = frame[(frame.panel == panel) & (frame.arm == arm)].sort_values(['fpr', 'tpr']), arm_look(arm, k)
-            ax.plot(d.fpr.clip(lower=floor), d.tpr.clip(lower=floor), drawstyle='steps-post', lw=1, **look)
+            look['label'] = (labels or {}).get(arm, look['label'])
+            ax.plot(d.fpr.clip(lower=floor), d.tpr.clip(lower=floor), lw=1, **look) # straight between points: ties are broken at random
         ax.set(xscale='log', yscale='log', xlim=(floor, 1), ylim=(floor, 1.1))
         ax.set_title(panel, fontsize=8)
     for ax in axes[-1]: ax.set_xlabel('false-positive rate')
     for ax in axes[:, 0]: ax.set_ylabel('true-positive rate')
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(4, len(arms)))
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(4, len(arms)), fontsize=7, frameon=False)
     return fig
 
 # %% ../nbs/85_attack_panels.ipynb #dc81181f
 def dose_response(
     frame:pd.DataFrame, # panel (measure), line (attack), share (of leaked stays), value, low, high
     chance:dict, # panel -> value at chance
+    log:tuple=(), # panels with a logarithmic axis, from `floor` up
+    floor:float=1e-3,
 )->Figure:
     "One panel per measure, one line per attack."
     panels, lines = list(frame.panel.unique()), list(frame.line.unique())
@@ -51,10 +55,12 @@ def dose_response(
         for k,line in enumerate(lines):
             d = frame[(frame.panel == panel) & (frame.line == line)].sort_values('share')
             x = np.searchsorted(doses, d.share) + 0.5*(k - (len(lines) - 1)/2)/len(lines)
-            ax.errorbar(x, d.value, yerr=np.abs(np.stack([d.value - d.low, d.high - d.value])), marker='o', ms=2.5, lw=0.8, color=list(COLOURS.values())[k % 7], label=line)
-        ax.set(xticks=range(len(doses)), xticklabels=['none' if s == 0 else f'{100*s:g} %' for s in doses], xlabel='stays copied from train', ylim=(0, 1.02))
+            y, low, high = (v.clip(lower=floor) if panel in log else v for v in (d.value, d.low, d.high))
+            ax.errorbar(x, y, yerr=np.abs(np.stack([y - low, high - y])), marker='o', ms=2.5, lw=0.8, color=list(COLOURS.values())[k % 7], label=line)
+        ax.set(xticks=range(len(doses)), xticklabels=['none' if s == 0 else f'{100*s:g} %' for s in doses], xlabel='stays copied from train', ylim=(0.8*floor, 1.2) if panel in log else (min(0.45, chance.get(panel, 0.45)), 1.02), yscale='log' if panel in log else 'linear')
         ax.set_title(panel, fontsize=8)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(5, len(lines)))
+    handles = {l: h for ax in axes[0] for h,l in zip(*ax.get_legend_handles_labels())}
+    fig.legend(handles.values(), handles.keys(), loc='outside upper center', ncols=min(4, len(lines)), fontsize=7, frameon=False)
     return fig
 
 # %% ../nbs/85_attack_panels.ipynb #664cecb4
@@ -77,5 +83,5 @@ def frontier(
             for e in d.itertuples(): ax.annotate(e.label, (e.x, e.y), xytext=(3, 3), textcoords='offset points', fontsize=6, color=colour)
         ax.set(xlabel=panel)
     axes[0, 0].set_ylabel(gain)
-    if len(series) > 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(4, len(series)))
+    if len(series) > 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=min(4, len(series)), fontsize=7, frameon=False)
     return fig
