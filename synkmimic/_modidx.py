@@ -4,6 +4,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'synkmimic.attack_panels': { 'synkmimic.attack_panels.dose_response': ( 'attack_panels.html#dose_response',
                                                                                     'synkmimic/attack_panels.py'),
                                          'synkmimic.attack_panels.frontier': ('attack_panels.html#frontier', 'synkmimic/attack_panels.py'),
+                                         'synkmimic.attack_panels.pair_sheet': ( 'attack_panels.html#pair_sheet',
+                                                                                 'synkmimic/attack_panels.py'),
                                          'synkmimic.attack_panels.roc_curves': ( 'attack_panels.html#roc_curves',
                                                                                  'synkmimic/attack_panels.py')},
             'synkmimic.classifiers': { 'synkmimic.classifiers.GRU': ('classifiers.html#gru', 'synkmimic/classifiers.py'),
