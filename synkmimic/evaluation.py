@@ -56,6 +56,7 @@ class EvaluationConfig:
     quasi_identifiers:tuple[str, ...] = () # static columns; empty: those known at admission
     secrets:tuple[str, ...] = () # sensitive variables; empty: outcome, treatments, what is known after discharge
 
+# %% ../nbs/64_evaluation.ipynb #a88e3cca
 PILLARS = ('fidelity', 'utility', 'privacy')
 
 # %% ../nbs/64_evaluation.ipynb #bce1ddcd
@@ -139,7 +140,7 @@ _TEXT |= dict(
     linkability_risk='linkability, (train - holdout)/(1 - holdout)', linkability_rate='two parts of a record that share a neighbour',
     inference_risk='inference, (train - holdout)/(1 - holdout)', inference_rate='secrets of the nearest stay that are right')
 
-# %% ../nbs/64_evaluation.ipynb #bb87e8ce
+# %% ../nbs/64_evaluation.ipynb #d7e5c193
 _TEXT |= dict( # the Korean guide's
     single_out='single-out: synthetic records that equal an original', single_out_shared='the same, a hit divided by the number of its originals',
     linkability_mean='CAP, mean over the originals', linkability_above='originals with a CAP above the limit', linkability_unmatched='originals whose quasi-identifiers no synthetic record has',
@@ -151,7 +152,7 @@ _TEXT |= dict( # what a committee looks at
     shared_windows='people with hours of somebody else\'s, three variables or more', shared_windows_excess='the same, train - holdout',
     window_ratio='distance to the nearest window, train / holdout', window_share='nearest windows that belong to train',
     rare_echo='people with what fewer than 11 training people have', rare_echo_excess='the same, release - unseen people',
-    pattern_echo='people with the pattern of a few training people', pattern_excess='the same, release - unseen people',
+    pattern_echo='people with the pattern of a few training people', pattern_excess='the same, release - unseen people', mask_share='stays whose mask is nearer to train than to holdout',
     canary_auc='planted against other canaries, AUC', canary_detection='planted canaries nearer than all but 5 % of the others',
     canary_power='smallest rate of detection that so many canaries show')
 
@@ -204,6 +205,7 @@ def fidelity_scores(
     if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=max(cfg.max_stays//2, 1)))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../nbs/64_evaluation.ipynb #163ff263
 def utility_config(cfg:EvaluationConfig)->prediction.UtilityConfig:
     "The options that utility.prediction reads."
     return prediction.UtilityConfig(tuple(cfg.tasks), tuple(cfg.models), cfg.horizon, cfg.margin, cfg.n_boot, cfg.tune, cfg.trts,
@@ -214,6 +216,7 @@ def utility_scores(train, holdout, synth, cfg:EvaluationConfig=EvaluationConfig(
     "What can be predicted, trained on real and on synthetic stays; `synth` None gives the real arm alone."
     return prediction.utility_scores(train, holdout, synth, utility_config(cfg), seed, trtr, yardstick)
 
+# %% ../nbs/64_evaluation.ipynb #75cd060c
 def membership_scores(train, holdout, synth, cfg:EvaluationConfig, seed:int, roc:list|None)->pd.DataFrame:
     "Membership inference; the ROC points of every attack are added to `roc`."
     small = membership.too_small(train, holdout, synth)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'AROUND', 'OWNS', 'PAPER', 'VARIANTS', 'SHADOW', 'WARD', 'BUILDS_ON', 'DRAWN', 'COMPARED', 'bare_code',
            'code_cells', 'own_imports', 'module_closure', 'code_hash', 'notebook_parameters', 'check_parameters',
-           'clock', 'execute', 'Plan', 'run_name', 'plan', 'source_of', 'prepare', 'RunFolder', 'save_scores',
+           'clock', 'execute', 'Plan', 'run_name', 'plan', 'source_of', 'prepare', 'freeze', 'RunFolder', 'save_scores',
            'save_numbers', 'open_run', 'variant', 'owned', 'notebook_of', 'dependencies', 'needed', 'needed_by', 'keys',
            'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'stage_settings', 'share_keys', 'members',
            'stage_seconds', 'borrow', 'Job', 'jobs_of', 'sweep_settings', 'read_spec', 'sweep', 'prepare_sweep',
            'collect', 'costs', 'git_revision', 'manifest', 'write_manifest', 'snakemake_command', 'main']
 
-# %% ../nbs/82_paper.ipynb #14f85dfb
+# %% ../nbs/82_paper.ipynb #ed4ebfef
 import argparse
 import ast
 import contextlib
@@ -38,6 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config import Config, compose, resolved, to_yaml
 from .core import ROOT, ConfigError, DataError, SynkError, atomic_path, digest, nearest, read_json, settings, write_json, write_text
+from .release.policy import GENERATED, LOCK, freeze_policy, require_policy
 from .sources.check import layout_of
 
 # %% ../nbs/82_paper.ipynb #962d671c
@@ -255,6 +256,14 @@ def prepare(p:Plan)->None:
     cfg = compose(p.overrides)
     write_text(to_yaml(cfg), p.folder/'config.yaml')
     write_json(dict(name=p.name, digest=p.digest, overrides=list(p.overrides), seed=cfg.seed, figures=str(p.figures), settings=resolved(cfg)), p.folder/'run.json')
+    freeze(p.folder)
+
+def freeze(run:Path)->None:
+    "Fix the thresholds of the release (`release_policy` in settings.ini, else the package's) before anything is generated, and refuse a policy that changed later."
+    policy = settings().get('release_policy', '')
+    place = ROOT/policy if policy else None
+    if (run/LOCK).exists(): require_policy(run, place)
+    elif not any((run/d).exists() for d in GENERATED): freeze_policy(place, run)
 
 # %% ../nbs/82_paper.ipynb #a4c7a0f7
 @dataclass(frozen=True)
@@ -336,7 +345,7 @@ def open_run(
 # %% ../nbs/82_paper.ipynb #ce2a4a44
 OWNS = dict(a0_cohort=('registry', 'cohort', 'scores/cohort.parquet', 'scores/cohort.csv'), a1_static_vae=('models/transform', 'models/static_vae'), a2_temporal_vae=('models/temporal_vae',),
             a3_latent_gan=('models/latent_gan',), a3_gaussian_mixture=('models/gaussian_mixture',),
-            a3_flow_matching=('models/flow_matching',), a4_generate=('synthetic',))
+            a3_flow_matching=('models/flow_matching',), a4_generate=('synthetic',), a8_release=('release', 'dossier'))
 PAPER = ROOT/settings().get('paper_nbs_path', 'nbs/paper')
 VARIANTS = dict(a3_gaussian_mixture=('a3_latent_gan', dict(sampler='gaussian_mixture')), a3_flow_matching=('a3_latent_gan', dict(sampler='flow_matching')),
                 a7_privacy_model_based=('a7_privacy', dict(kind='model_based')), a7_privacy_model_free=('a7_privacy', dict(kind='model_free')))

@@ -76,6 +76,10 @@ def test_copied_masks_with_new_values(sides):
     d = copies_scores(train, holdout, s, n_boot=20, windows=(6,))
     assert row(d, 'pattern_excess', 'mask').low > 0.9 and row(d, 'shared_windows', '6 h').value == 0
     assert row(copies_scores(train, holdout, fresh, n_boot=20, windows=(6,)), 'pattern_echo', 'mask').value == 0
+    smudged = replace(s, values=np.where(rng(2).random(s.values.shape) < 0.05, np.nan, s.values).astype('float32')) # no mask is equal any more
+    near = {k: copies.mask_share(train, holdout, c, 60, rng(0, 'test')) for k,c in dict(smudged=smudged, fresh=fresh).items()}
+    assert not copies.pattern_echo(train, smudged)['mask'].any() and near['smudged'][0].low > 0.95
+    assert near['fresh'][0].value < near['fresh'][1].high
 
 def test_rare_values_by_people(sides):
     train, _, fresh = sides
@@ -87,13 +91,17 @@ def test_rare_values_by_people(sides):
         assert len(set(people[low[:, k] < below[k]])) < 11 <= len(set(people[low[:, k] <= below[k]]))
     one = np.zeros(len(train), 'uint8'); one[:10] = 1
     train10 = replace(train, static=train.static.assign(dx_chf=one), subject_id=np.arange(len(train)))
-    assert copies.rare_echo(train10, fresh)[0].sum() == fresh.static.dx_chf.sum() > 0
+    assert copies.rare_echo(train10, fresh)[0]['levels'].sum() == fresh.static.dx_chf.sum() > 0
     one[10] = 1 # the eleventh person
     train11 = replace(train10, static=train.static.assign(dx_chf=one))
-    assert copies.rare_echo(train11, fresh)[0].sum() == 0
+    assert copies.rare_echo(train11, fresh)[0]['levels'].sum() == 0
     same = replace(train11, subject_id=np.r_[0, 0, np.arange(len(train) - 2) + 1]) # eleven stays of ten people
-    assert copies.rare_echo(same, fresh)[0].sum() == fresh.static.dx_chf.sum()
-    assert (copies.rare_echo(train10, fresh)[2].train_people == '<11').all() # small counts are not told
+    assert copies.rare_echo(same, fresh)[0]['levels'].sum() == fresh.static.dx_chf.sum()
+    copy = VerbatimCopy().fit(train).sample(300)
+    for c,more in ((copy, 0), (fresh, 1)):
+        hit = copies.rare_echo(train, c)[0]
+        assert (hit['extremes'].sum() > hit['same_extremes'].sum()) == more # a copy's extremes are all somebody's
+    assert (copies.rare_echo(train10, fresh)[1].train_people == '<11').all() # small counts are not told
 
 def test_common_patterns_are_nobodys(sides):
     train = sides[0]

@@ -83,7 +83,7 @@ def test_an_attack_that_is_no_better_than_guessing_is_marked(disclosures):
     d = disclosures['marginals']
     weak = d[d.metric.str.endswith('_risk') & d.note.str.contains('does not beat its baseline')]
     for r in weak.itertuples():
-        rate = lambda side: one(d, r.metric.replace('_risk', '_rate'), r.feature, side)
+        rate = lambda side, r=r: one(d, r.metric.replace('_risk', '_rate'), r.feature, side)
         assert rate('train').low <= rate('baseline').value
     assert len(weak) and not disclosures['copy'].note.str.contains('does not beat').any()
 

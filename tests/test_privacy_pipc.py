@@ -165,6 +165,8 @@ def test_size_correction_only_for_single_out():
     ids, halves = np.repeat(np.arange(20), 3), pipc.half_splits(np.arange(60), 30, rng(0))
     plain, corrected = (pipc.single_out_splits(ids, halves, PipcOptions(size_correction=c)) for c in (False, True))
     assert np.allclose(corrected, 1 - (1 - plain)**2) and (corrected > plain).any()
+    shared = [pipc.single_out_splits(ids, halves, PipcOptions(hits='shared', size_correction=c)) for c in (False, True)]
+    assert (shared[0] == shared[1]).all() and shared[0].max() < 1
 
 def test_bad_input(sides):
     train, holdout, fresh = sides

@@ -87,6 +87,7 @@ def stay_distances(real, synth, wr, ws)->tuple[dict, dict]: # ks and wasserstein
     ks, w1 = _compared(once, wr, ws)
     return _compared(means, wr, ws)[0] | ks, w1
 
+# %% ../../nbs/51_fidelity.marginal.ipynb #f65e5e25
 def number_distances(real, synth, wr, ws)->list[dict]:
     "KS and Wasserstein rows of all numbers and of the length of stay."
     (ks, once), ks_values, w1 = stay_distances(real, synth, wr, ws), {}, {}

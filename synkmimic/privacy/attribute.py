@@ -8,7 +8,7 @@ __all__ = ['STATISTICS', 'LEVELS', 'MIN_PEOPLE', 'MIN_CASES', 'ATTACKS', 'CONFID
            'one_stay_each', 'check_known', 'knowledge', 'useless', 'check_attack', 'guess', 'right_guesses', 'excess',
            'why_no_secret', 'naive_rate', 'attribute_rows', 'same_record', 'reidentification_rows', 'attribute_scores']
 
-# %% ../../nbs/61_privacy.attribute.ipynb #4ccb8e3a
+# %% ../../nbs/61_privacy.attribute.ipynb #88076afd
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..core import SynkError, nearest, rng, seed_sequence
 from .membership import require_apart
-from ..stats import (Estimate, bootstrap_weights, interval, no_score, rate, rate_difference, require_same_schema, score,
+from ..stats import (bootstrap_weights, interval, no_score, rate, rate_difference, require_same_schema, score,
                              score_frame)
 from ..summaries import value_summaries
 

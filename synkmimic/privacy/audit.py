@@ -28,6 +28,7 @@ class Question:
     chance:Callable # rows (frame) -> value at chance, one number or one per row
     kind:str = 'interval' # or below (low is bad), p (the value is one), bound (above chance at the stated confidence)
 
+# %% ../../nbs/65_privacy.audit.ipynb #b36350ac
 def limit(d)->np.ndarray: # one per row; NaN where the arm has none
     "The guide's simulated threshold of each row's indicator."
     t = d.attrs['all']
@@ -35,14 +36,15 @@ def limit(d)->np.ndarray: # one per row; NaN where the arm has none
     at = dict(zip(zip(t.metric.str.removesuffix('_threshold'), t.feature), t.value))
     return np.array([at.get((m, f), np.nan) for m,f in zip(d.metric, d.feature)], float)
 
-def exchanged(d)->np.ndarray: # one per row
-    "The low end of what the ratio is when the labels of train and holdout are exchanged at random."
+def exchanged(d, end:str='low')->np.ndarray: # one per row
+    "An end of what the number is when the labels of train and holdout are exchanged at random."
     t = d.attrs['all']
-    t = t[t.group == 'labels exchanged'].set_index('feature').low
+    t = t[t.group == 'labels exchanged'].set_index('feature')[end]
     return t.reindex(d.feature).to_numpy(float)
 
 def _alone(d): return ~d.group.str.contains('group=', regex=False)
 
+# %% ../../nbs/65_privacy.audit.ipynb #d783f5d0
 QUESTIONS = (
     Question('membership: best attack, AUC', ('membership_auc',), lambda d: (d.feature == 'best') & _alone(d), lambda d: 0.5),
     Question('membership: any attack, AUC', ('membership_auc',), lambda d: ~d.feature.str.contains('best') & ~d.feature.str.startswith('shadow') & _alone(d), lambda d: 0.5),
@@ -59,7 +61,8 @@ QUESTIONS = (
     Question('guide: inference above its threshold', ('inference', 'inference_threshold'), lambda d: (d.metric == 'inference') & (d.group == ''), limit),
     Question('shared windows', ('shared_windows_excess',), lambda d: d.metric != '', lambda d: 0.),
     Question('nearest windows', ('window_ratio',), lambda d: d.group == '', exchanged, 'below'),
-    Question('shared patterns', ('pattern_excess',), lambda d: d.metric != '', lambda d: 0.))
+    Question('shared patterns', ('pattern_excess',), lambda d: d.metric != '', lambda d: 0.),
+    Question('nearest masks', ('mask_share',), lambda d: d.group == '', lambda d: exchanged(d, 'high')))
 
 def p_above(d:pd.DataFrame, chance)->np.ndarray: # (rows,)
     "p of each row against chance, one-sided."
@@ -68,6 +71,7 @@ def p_above(d:pd.DataFrame, chance)->np.ndarray: # (rows,)
     p = np.where(half > 0, norm.sf(gap/np.where(half > 0, half, 1)), np.where(gap > 0, 0., 1.))
     return np.where(np.isnan(gap), 1., p) # no threshold, no alarm
 
+# %% ../../nbs/65_privacy.audit.ipynb #4b89ff32
 def answer(q:Question, scores:pd.DataFrame)->dict: # one arm's scores -> p, value, low, high, rows, feature, group, note
     "One question about one arm."
     d0 = scores[scores.metric.isin(q.metrics)]
@@ -160,6 +164,7 @@ class Audit:
 
     def __str__(self)->str: return f'{self.table().to_string()}\n\n{self.statement()}'
 
+# %% ../../nbs/65_privacy.audit.ipynb #d67644bf
 def audit(
     train, # Cohort: the members
     holdout, # Cohort: people no fit has seen

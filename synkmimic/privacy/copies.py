@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MISSING', 'MIN_WINDOWS', 'FEW', 'DIRECTIONS', 'MIN_STAYS', 'charted_codes', 'window_hashes', 'shared_windows',
            'nearest_rows', 'value_scale', 'hour_vectors', 'weighted_median', 'window_neighbours', 'first_of',
-           'near_windows', 'level_table', 'stay_extremes', 'rare_bounds', 'rare_echo', 'stay_patterns', 'pattern_echo',
-           'stay_vectors', 'nearest_pairs', 'make_canaries', 'plant_canaries', 'detection_power', 'canary_scores',
-           'window_rows', 'copies_scores']
+           'labelled_pool', 'near_windows', 'level_table', 'stay_extremes', 'rare_bounds', 'rare_echo', 'stay_patterns',
+           'pattern_echo', 'mask_share', 'stay_vectors', 'nearest_pairs', 'make_canaries', 'plant_canaries',
+           'detection_power', 'canary_scores', 'window_rows', 'copies_scores']
 
 # %% ../../nbs/59_privacy.copies.ipynb #8814bec0
 import numpy as np
@@ -145,28 +145,32 @@ def _nearer(a, b)->np.ndarray:
     "1 where a is smaller, one half where equal."
     return (a < b) + 0.5*(a == b)
 
-# %% ../../nbs/59_privacy.copies.ipynb #6c6f8d71
+# %% ../../nbs/59_privacy.copies.ipynb #e235c924
+def labelled_pool(train, holdout, n_boot:int, g)->tuple[Cohort, list[np.ndarray]]: # pool of 2n stays, (1+B) labels (2n,)
+    "Equally many stays of both groups; which are train, and the same with labels exchanged between people."
+    n = min(len(train), len(holdout))
+    pool, label = concat([c.take(np.sort(g.permutation(len(c))[:n])) for c in (train, holdout)]), np.arange(2*n) < n
+    person = np.unique(pool.subject_id.astype(str), return_inverse=True)[1]
+    return pool, [label, *((g.permutation(person.max() + 1) % 2 == 0)[person] for _ in range(n_boot))]
+
 MIN_WINDOWS = 100 # that the nearest 1 % must hold, and the release must have
 
 def near_windows(train, holdout, synth, steps:int, n_boot:int, g, neighbours:int=16)->dict|str: # metric -> (Estimate, range with labels exchanged)
     "Ratio of median distances, and which side the nearest windows belong to."
-    n = min(len(train), len(holdout))
-    pool, label = concat([c.take(np.sort(g.permutation(len(c))[:n])) for c in (train, holdout)]), np.arange(2*n) < n
+    pool, labels = labelled_pool(train, holdout, n_boot, g)
     d, at, stay = window_neighbours(synth, pool, value_scale(synth), steps, neighbours)
     if len(d) < MIN_WINDOWS: return f'{len(d)} charted windows; {MIN_WINDOWS} are needed'
-    person = np.unique(pool.subject_id.astype(str), return_inverse=True)[1]
-    swaps = [(g.permutation(person.max() + 1) % 2 == 0)[person] for _ in range(n_boot)]
     w = np.concatenate([np.ones((1, len(synth)), 'float32'), bootstrap_weights(synth.subject_id, n_boot, g)])[:, stay]
     low = np.argsort(d[:, 0], kind='stable')[:max(len(d)//100, MIN_WINDOWS)]
-    sides = [(first_of(s, d, at), first_of(~s, d, at)) for s in (label, *swaps)]
+    sides = [(first_of(s, d, at), first_of(~s, d, at)) for s in labels]
     ratio = np.array([np.median(a)/max(np.median(b), 1e-9) for a,b in sides[1:]])
     share = np.array([_nearer(a[low], b[low]).mean() for a,b in sides[1:]])
     near, far = sides[0]
     with np.errstate(invalid='ignore', divide='ignore'):
         value = weighted_median(near, w)/np.maximum(weighted_median(far, w), 1e-9)
         p = (w[:, low] @ _nearer(near[low], far[low]))/w[:, low].sum(1)
-    return dict(window_ratio=(interval(value[0], value[1:], len(synth)), interval(float(np.median(ratio)), ratio, 2*n)),
-                window_share=(interval(p[0], p[1:], len(low), bounds=(0, 1)), interval(float(np.median(share)), share, 2*n)))
+    return dict(window_ratio=(interval(value[0], value[1:], len(synth)), interval(float(np.median(ratio)), ratio, len(pool))),
+                window_share=(interval(p[0], p[1:], len(low), bounds=(0, 1)), interval(float(np.median(share)), share, len(pool))))
 
 # %% ../../nbs/59_privacy.copies.ipynb #ed286b97
 FEW = 11 # people: fewer are rare
@@ -193,7 +197,7 @@ def level_table(c)->tuple[pd.DataFrame, np.ndarray]: # variable and level; (n,L)
     for j,l in enumerate(s.outcomes): add('outcome', l, c.outcome == j)
     return pd.DataFrame(names, columns=['variable', 'level']), np.stack(cols, 1)
 
-# %% ../../nbs/59_privacy.copies.ipynb #16b83344
+# %% ../../nbs/59_privacy.copies.ipynb #bf14a2cb
 def stay_extremes(c)->tuple[list[str], np.ndarray, np.ndarray]: # V names, (n,V) lowest, (n,V) highest; NaN where never measured
     "The lowest and highest value of each number in each stay."
     numbers = c.schema.static_of_kind('numerical')
@@ -211,18 +215,28 @@ def rare_bounds(c, few:int=FEW)->tuple[np.ndarray, np.ndarray]: # (V,) lower, (V
         return sign*(own[few - 1] if len(own) >= few else np.full(x.shape[1], -np.inf))
     return bound(low, -1), bound(high, 1)
 
-def rare_echo(train, cohort, few:int=FEW)->tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    "Stays with a rare level (n,), with a value beyond the bounds (n,), and what they have; counts below `few` are not told."
+def _in_steps(x, train)->np.ndarray: # (n,V) extremes -> (n,V) measurement steps
+    "Numbers as multiples of their measurement step."
+    s, numbers = train.schema, train.schema.static_of_kind('numerical')
+    step = np.r_[charting_steps([s.feature(f) for f in numbers], [train.static[f].to_numpy() for f in numbers]),
+                 charting_steps(s.values, np.moveaxis(train.values, -1, 0))]
+    return np.round(x/np.where(step > 0, step, 1))
+
+def rare_echo(train, cohort, few:int=FEW)->tuple[dict[str, np.ndarray], pd.DataFrame]: # (n,) bool each
+    "Stays with a rare level, with a value beyond the bounds, and with just the value of a training stay there; and what they have."
     names, have = level_table(cohort)
     rare = _people_any(level_table(train)[1], train.subject_id).sum(0) < few
-    variables, low, high = stay_extremes(cohort)
-    below, above = rare_bounds(train, few)
-    under, over = low < below, high > above
-    rows = [names[rare].assign(kind='level', stays=have[:, rare].sum(0))]
-    rows += [pd.DataFrame(dict(variable=variables, level=[f'{b:g}' for b in bound], kind=kind, stays=x.sum(0)))
-             for kind,bound,x in (('below', below, under), ('above', above, over))]
+    (variables, *ends), (_, *own), bounds = stay_extremes(cohort), stay_extremes(train), rare_bounds(train, few)
+    rows, beyond, same = [names[rare].assign(kind='level', stays=have[:, rare].sum(0))], [], []
+    for kind,x,t,b,further in zip(('below', 'above'), ends, own, bounds, (np.less, np.greater)):
+        out, there = further(x, b), further(t, b)
+        i, j = _in_steps(x, train), _in_steps(t, train)
+        beyond.append(out)
+        same.append(np.stack([o & np.isin(p, q[k]) for o,p,q,k in zip(out.T, i.T, j.T, there.T)], 1)) # per variable
+        rows.append(pd.DataFrame(dict(variable=variables, level=[f'{v:g}' for v in b], kind=kind, stays=out.sum(0))))
     table = pd.concat(rows, ignore_index=True).query('stays > 0').sort_values('stays', ascending=False, ignore_index=True)
-    return have[:, rare].any(1), (under | over).any(1), table.assign(train_people=f'<{few}')
+    found = dict(levels=have[:, rare].any(1), extremes=np.any(beyond, (0, 2)), same_extremes=np.any(same, (0, 2)))
+    return found, table.assign(train_people=f'<{few}') # counts below `few` are not told
 
 # %% ../../nbs/59_privacy.copies.ipynb #023b36ad
 def _row_number(a)->np.ndarray: # (n,W) integers -> (n,) uint64
@@ -244,6 +258,18 @@ def pattern_echo(train, cohort, few:int=FEW)->dict[str, np.ndarray]: # name -> (
         seen = pd.DataFrame(dict(v=own[k], p=np.asarray(train.subject_id).astype(str))).drop_duplicates().v.value_counts()
         out[k] = np.isin(v, seen.index[seen < few].to_numpy('uint64'))
     return out
+
+# %% ../../nbs/59_privacy.copies.ipynb #145faaee
+def mask_share(train, holdout, synth, n_boot:int, g, neighbours:int=16)->tuple[Estimate, Estimate]: # and its range with labels exchanged
+    "Share of stays whose mask is nearer to train than to holdout; ties one half."
+    pool, labels = labelled_pool(train, holdout, n_boot, g)
+    d, at = nearest_rows(*(c.mask.reshape(len(c), -1).astype('float32') for c in (synth, pool)), neighbours)
+    d = np.round(d**2) # cells that differ
+    nearer = [_nearer(first_of(l, d, at), first_of(~l, d, at)) for l in labels]
+    w = np.concatenate([np.ones((1, len(synth)), 'float32'), bootstrap_weights(synth.subject_id, n_boot, g)])
+    share, chance = (w @ nearer[0])/w.sum(1), np.array([x.mean() for x in nearer[1:]])
+    return (interval(share[0], share[1:], len(synth), bounds=(0, 1)),
+            interval(float(np.median(chance)), chance, len(pool)))
 
 # %% ../../nbs/59_privacy.copies.ipynb #20cb2c1a
 def stay_vectors(cohort, reference)->np.ndarray: # (n,W) float32; squared distances are per cell
@@ -335,9 +361,9 @@ def canary_scores(
                         score('canary_power', 'canaries', Estimate(smallest, smallest, smallest, c), note='smallest rate found with 80 % power')],
                        'privacy', DIRECTIONS)
 
-# %% ../../nbs/59_privacy.copies.ipynb #02c4c4d6
+# %% ../../nbs/59_privacy.copies.ipynb #3fb30171
 DIRECTIONS = dict(shared_windows='lower', shared_windows_excess='zero', window_ratio='one', window_share='half', rare_echo='target', rare_echo_excess='zero',
-                  pattern_echo='lower', pattern_excess='zero', canary_detection='lower', canary_auc='half', canary_power='target')
+                  pattern_echo='lower', pattern_excess='zero', mask_share='half', canary_detection='lower', canary_auc='half', canary_power='target')
 MIN_STAYS, _NEAR = 30, ('window_ratio', 'window_share') # stays a side; metrics of near windows
 
 def _people_rate(hit, subject_id)->Estimate:
@@ -350,13 +376,12 @@ def _with_excess(metric, excess, feature, release, real)->list[dict]: # release,
     k = lambda e: (round(e.value*e.n), e.n)
     return [score(metric, feature, release), score(metric, feature, real, 'real'), score(excess, feature, rate_difference(*k(release), *k(real)))]
 
-def window_rows(train, holdout, synth, hours, n_boot:int, g)->list[dict]:
+def window_rows(train, holdout, synth, codes, hours, n_boot:int, g)->list[dict]: # codes: of the three
     "Shared and near windows of one length."
     steps, name = max(int(round(hours/train.schema.grid_hours)), 1), f'{hours:g} h'
     if steps > train.n_hours or steps < 2:
         return [no_score(m, name, f'the grid has {train.n_hours} steps, the window {steps}') for m in ('shared_windows', *_NEAR)]
-    t, h, s = (charted_codes(c, train) for c in (train, holdout, synth))
-    rows, found = [], {}
+    (t, h, s), rows, found = codes, [], {}
     for group,(q, people, r) in {'': (s, synth.subject_id, t), 'holdout': (s, synth.subject_id, h), 'real': (h, holdout.subject_id, t)}.items():
         hit = np.isin(np.arange(len(q)), shared_windows(q, r, steps).synth.unique())
         found[group] = _people_rate(hit, people)
@@ -367,7 +392,7 @@ def window_rows(train, holdout, synth, hours, n_boot:int, g)->list[dict]:
     if isinstance(near, str): return rows + [no_score(m, name, near) for m in _NEAR]
     return rows + [score(m, name, e, group) for m,pair in near.items() for e,group in zip(pair, ('', 'labels exchanged'))]
 
-# %% ../../nbs/59_privacy.copies.ipynb #1b55f4b8
+# %% ../../nbs/59_privacy.copies.ipynb #0e278a93
 def copies_scores(
     train, # Cohort: the people the generator was trained on
     holdout, # Cohort: people no fit has seen
@@ -384,11 +409,12 @@ def copies_scores(
     if min(len(train), len(holdout), len(synth)) < MIN_STAYS:
         why = f'{len(train)} train, {len(holdout)} holdout and {len(synth)} synthetic stays; each needs {MIN_STAYS}'
         return score_frame([no_score(m, 'all', why) for m in DIRECTIONS if not m.startswith('canary')], 'privacy', DIRECTIONS)
-    rows = []
-    for hours in windows: rows += window_rows(train, holdout, synth, hours, n_boot, rng(seed, 'copies', hours))
-    found = [rare_echo(train, c, few)[:2] for c in (synth, holdout)]
-    for k,feature in enumerate(('levels', 'extremes')):
-        rows += _with_excess('rare_echo', 'rare_echo_excess', feature, *(_people_rate(f[k], c.subject_id) for f,c in zip(found, (synth, holdout))))
+    rows, codes = [], [charted_codes(c, train) for c in (train, holdout, synth)]
+    for hours in windows: rows += window_rows(train, holdout, synth, codes, hours, n_boot, rng(seed, 'copies', hours))
+    a, b = (rare_echo(train, c, few)[0] for c in (synth, holdout))
+    for k in a: rows += _with_excess('rare_echo', 'rare_echo_excess', k, _people_rate(a[k], synth.subject_id), _people_rate(b[k], holdout.subject_id))
     a, b = (pattern_echo(train, c, few) for c in (synth, holdout))
     for k in a: rows += _with_excess('pattern_echo', 'pattern_excess', k, _people_rate(a[k], synth.subject_id), _people_rate(b[k], holdout.subject_id))
+    for e,group in zip(mask_share(train, holdout, synth, n_boot, rng(seed, 'copies', 'mask')), ('', 'labels exchanged')):
+        rows.append(score('mask_share', 'mask', e, group))
     return score_frame(rows, 'privacy', DIRECTIONS)

@@ -10,13 +10,11 @@ __all__ = ['STATUS', 'ITEM_HEAD', 'ITEM_WIDTHS', 'STAGES', 'LEGAL', 'OVERVIEW', 
            'decision_record', 'release', 'to_markdown', 'to_html', 'set_fonts', 'add_table', 'add_block',
            'new_document', 'to_docx', 'thresholds', 'write_dossier']
 
-# %% ../../nbs/76_release.documents.ipynb #0d4a2e96
+# %% ../../nbs/76_release.documents.ipynb #a99a929e
 import functools
 import html
 import importlib.resources
 import io
-import json
-import math
 import tomllib
 import zipfile
 from datetime import datetime
