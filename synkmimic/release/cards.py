@@ -49,6 +49,7 @@ def count(n, lang:str='en')->str:
     if 0 < n < FLOOR: return dict(en=f'fewer than {FLOOR}', ko=f'{FLOOR}명 미만')[lang]
     return f'{n:,}'
 
+# %% ../../nbs/71_release.cards.ipynb #713eb991
 def check_facts(facts:dict)->dict: # itself
     "Refuse facts that cannot make a card."
     for k in REQUIRED:
@@ -61,7 +62,7 @@ def check_facts(facts:dict)->dict: # itself
     if bad: raise SynkError(f'facts.authors: {bad} without a name; give a list of dict(family=, given=) or dict(name=)')
     return facts
 
-# %% ../../nbs/71_release.cards.ipynb #7dfe1549
+# %% ../../nbs/71_release.cards.ipynb #1a8a4c54
 TABLES = {
     'patients': ('One row per person', '환자당 한 행'), 'admissions': ('One row per hospital admission', '입원당 한 행'),
     'icustays': ('One row per ICU stay', '중환자실 재실당 한 행'), 'transfers': ('Moves between care units', '병동 간 이동'),
@@ -75,6 +76,7 @@ _PARENTS = dict(subject_id='patients', hadm_id='admissions', stay_id='icustays',
 _DATA = ('.csv', '.csv.gz', '.parquet')
 OWN = ('SHA256SUMS',)
 
+# %% ../../nbs/71_release.cards.ipynb #7dfe1549
 def file_list(folder)->list[dict]: # path, bytes, sha256
     "Every file of a release but the list of hashes."
     folder = Path(folder)
@@ -109,6 +111,7 @@ def read_tables(folder)->dict: # table -> files, rows, columns [(name, kind)]
     con.close()
     return out
 
+# %% ../../nbs/71_release.cards.ipynb #ad68e40a
 def described(tables:dict, facts:dict, name:str, lang:str)->str:
     "What a table is."
     own, short = look(facts, 'tables', {}).get(name, {}), name.split('/')[-1]
@@ -204,6 +207,7 @@ def licence(facts:dict)->dict|None: # id, name, url, text
     if x not in LICENCES: raise SynkError(f'terms.licence {x!r} is not one of {list(LICENCES)}; give dict(name=, url=, text=) for another.{nearest(x, LICENCES)}')
     return dict(id=x, name=LICENCES[x][0], url=LICENCES[x][1], text=None)
 
+# %% ../../nbs/71_release.cards.ipynb #a32a898e
 def licence_name(facts:dict)->str:
     "For a sentence."
     x = licence(facts)
