@@ -9,7 +9,7 @@ __all__ = ['RULES', 'DATA', 'PERSONAL', 'LEVELS', 'COLUMNS', 'LintConfig', 'foun
            'text_rule', 'cell_rule', 'json_cells', 'document_rule', 'file_findings', 'read_back', 'lint', 'LintError',
            'require_clean', 'clean_release']
 
-# %% ../../nbs/73_release.lint.ipynb #cc18d3bc
+# %% ../../nbs/73_release.lint.ipynb #bb6bf47e
 import contextlib
 import json
 import re
@@ -23,7 +23,7 @@ import pandas as pd
 
 from ..codes import GROUPS, classify, group_codes
 from ..cohort import Cohort
-from ..core import DataError, SynkError, atomic_folder
+from ..core import DataError, SynkError, atomic_folder, rng
 from ..privacy.copies import MISSING, charted_codes, shared_windows
 from ..sources.extract import DataConfig
 from ..sources.files import file_sql, reading
@@ -149,12 +149,17 @@ def agreeing(a:np.ndarray, b:np.ndarray, w:pd.DataFrame, steps:int)->np.ndarray:
     varies = np.where(seen, x, MISSING).max(1, initial=MISSING) > np.where(seen, x, -(MISSING + 1)).min(1, initial=-(MISSING + 1))
     return (x == y).all(1) & varies & (seen.sum(1) >= steps/2)
 
-def chance_variables(codes:np.ndarray, subject_id, steps:int, variables:int)->np.ndarray: # (F,) bool
-    "Variables in which people of two halves agree by chance."
-    half = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)[1] % 2 == 0
-    w = shared_windows(codes[half], codes[~half], steps, variables) if half.any() and not half.all() else pd.DataFrame()
-    if not len(w): return np.zeros(codes.shape[2], bool)
-    return agreeing(codes[half], codes[~half], w[w.variables <= 2*variables], steps).any(0)
+def chance_variables(codes:np.ndarray, subject_id, steps:int, variables:int, splits:int=3)->np.ndarray: # (F,) bool
+    "Variables in which, two or more at a time, people of two halves agree by chance."
+    person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)[1]
+    least, out = max(min(variables - 1, 2), 1), np.zeros(codes.shape[2], bool)
+    for k in range(splits): # two people are in different halves of at least one of three splits with chance 7/8
+        half = rng(0, 'lint', 'halves', k).permutation(person.max() + 1)[person] % 2 == 0
+        if half.all() or not half.any(): return out
+        w = shared_windows(codes[half], codes[~half], steps, least)
+        w = w[w.variables <= 2*variables]
+        if len(w): out |= agreeing(codes[half], codes[~half], w, steps).any(0)
+    return out
 
 # %% ../../nbs/73_release.lint.ipynb #03ec2cea
 def window_rule(synth:Cohort, t:Training, cfg:LintConfig)->list[dict]:
