@@ -87,6 +87,22 @@ def test_training_window(house, hours, refused):
     w = window_rule(stolen, house['t'], LintConfig())
     assert (w[0]['count'] if w else 0) == int(refused) # one start holds it
 
+def test_a_scale_that_people_share_by_chance_is_one_variable(house):
+    from dataclasses import replace
+    from synkmimic.release.lint import aligned, chance_variables
+    from synkmimic.privacy.copies import charted_codes
+    train, synth = (house[k].take(np.arange(len(house[k]))) for k in ('train', 'synth'))
+    k = [train.schema.index('values', n) for n in ('egcs', 'vgcs', 'mgcs')]
+    scale = np.array([4., 4, 3, 3, 4, 4])
+    for c,rows in ((train, (0, 1, 2, 3, 4, 5)), (synth, (0,))): # six people share it, the release has it once
+        for i in rows: c.values[i][:6, k], c.length[i] = scale[:, None], 12
+    codes = charted_codes(*[aligned(train, train)[0]]*2)
+    assert chance_variables(codes, train.subject_id, 6, 3)[k].all()
+    assert window_rule(synth, replace(house['t'], cohort=train), LintConfig()) == []
+    others = [j for j in range(len(train.schema.values)) if j not in k][:2]
+    synth.values[0][:6, others] = train.values[0][:6, others] = np.arange(12).reshape(6, 2) + 7. # with two more it is a copy
+    assert window_rule(synth, replace(house['t'], cohort=train), LintConfig())[0]['count'] == 1
+
 def test_training_window_in_the_files(house, tmp_path):
     stolen, c = house['synth'].take(np.arange(len(house['synth']))), house['train']
     i = int(np.argmax(c.mask.sum((1, 2))))

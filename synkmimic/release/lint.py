@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RULES', 'DATA', 'PERSONAL', 'LEVELS', 'COLUMNS', 'LintConfig', 'found', 'Training', 'ever_charted', 'training',
-           'data_files', 'registry_ids', 'aligned', 'window_rule', 'column_kinds', 'open_table', 'id_rule', 'date_rule',
-           'level_rule', 'code_rule', 'variable_rule', 'dictionary_words', 'text_rule', 'cell_rule', 'json_cells',
-           'document_rule', 'file_findings', 'read_back', 'lint', 'LintError', 'require_clean', 'clean_release']
+           'data_files', 'registry_ids', 'aligned', 'agreeing', 'chance_variables', 'window_rule', 'column_kinds',
+           'open_table', 'id_rule', 'date_rule', 'level_rule', 'code_rule', 'variable_rule', 'dictionary_words',
+           'text_rule', 'cell_rule', 'json_cells', 'document_rule', 'file_findings', 'read_back', 'lint', 'LintError',
+           'require_clean', 'clean_release']
 
-# %% ../../nbs/73_release.lint.ipynb #4dcfb686
+# %% ../../nbs/73_release.lint.ipynb #bb6bf47e
 import contextlib
 import json
 import re
@@ -22,8 +23,8 @@ import pandas as pd
 
 from ..codes import GROUPS, classify, group_codes
 from ..cohort import Cohort
-from ..core import DataError, SynkError, atomic_folder
-from ..privacy.copies import charted_codes, shared_windows
+from ..core import DataError, SynkError, atomic_folder, rng
+from ..privacy.copies import MISSING, charted_codes, shared_windows
 from ..sources.extract import DataConfig
 from ..sources.files import file_sql, reading
 from ..sources.load import load_cohort
@@ -139,6 +140,28 @@ class _Hours:
     schema:object
     values:np.ndarray
 
+# %% ../../nbs/73_release.lint.ipynb #5f259f10
+def agreeing(a:np.ndarray, b:np.ndarray, w:pd.DataFrame, steps:int)->np.ndarray: # codes, codes, pairs -> (P,F) bool
+    "Which telling variables agree in each pair of windows."
+    at = lambda c,i,t: c[w[i].to_numpy()[:, None], w[t].to_numpy()[:, None] + np.arange(steps)]
+    x, y = at(a, 'synth', 'synth_start'), at(b, 'real', 'real_start')
+    seen = x != MISSING
+    varies = np.where(seen, x, MISSING).max(1, initial=MISSING) > np.where(seen, x, -(MISSING + 1)).min(1, initial=-(MISSING + 1))
+    return (x == y).all(1) & varies & (seen.sum(1) >= steps/2)
+
+def chance_variables(codes:np.ndarray, subject_id, steps:int, variables:int, splits:int=3)->np.ndarray: # (F,) bool
+    "Variables in which, two or more at a time, people of two halves agree by chance."
+    person = np.unique(np.asarray(subject_id).astype(str), return_inverse=True)[1]
+    least, out = max(min(variables - 1, 2), 1), np.zeros(codes.shape[2], bool)
+    for k in range(splits): # two people are in different halves of at least one of three splits with chance 7/8
+        half = rng(0, 'lint', 'halves', k).permutation(person.max() + 1)[person] % 2 == 0
+        if half.all() or not half.any(): return out
+        w = shared_windows(codes[half], codes[~half], steps, least)
+        w = w[w.variables <= 2*variables]
+        if len(w): out |= agreeing(codes[half], codes[~half], w, steps).any(0)
+    return out
+
+# %% ../../nbs/73_release.lint.ipynb #03ec2cea
 def window_rule(synth:Cohort, t:Training, cfg:LintConfig)->list[dict]:
     "Windows of the release that a training stay has as well."
     s, r = aligned(synth, t.cohort)
@@ -146,7 +169,11 @@ def window_rule(synth:Cohort, t:Training, cfg:LintConfig)->list[dict]:
     if have < cfg.window_variables or steps > min(s.schema.hours, r.schema.hours):
         raise SynkError(f'{have} common variables over {min(s.schema.hours, r.schema.hours)} steps cannot be checked for windows of '
                         f'{steps} steps with {cfg.window_variables} variables; give the cohort that was released as `synth`')
-    w = shared_windows(charted_codes(s, r), charted_codes(r, r), steps, cfg.window_variables)
+    a, b = charted_codes(s, r), charted_codes(r, r)
+    w = shared_windows(a, b, steps, cfg.window_variables)
+    if not len(w): return []
+    hit, chance = agreeing(a, b, w, steps), chance_variables(b, t.cohort.subject_id, steps, cfg.window_variables)
+    w = w[hit[:, ~chance].sum(1) + hit[:, chance].any(1) >= cfg.window_variables]
     n = len(w[['synth', 'synth_start']].drop_duplicates())
     return [found('training window', 'hourly values', '', n)] if n else []
 
