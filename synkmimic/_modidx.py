@@ -1008,6 +1008,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper.open_run': ('paper.html#open_run', 'synkmimic/paper.py'),
                                  'synkmimic.paper.origin_of': ('paper.html#origin_of', 'synkmimic/paper.py'),
                                  'synkmimic.paper.own_imports': ('paper.html#own_imports', 'synkmimic/paper.py'),
+                                 'synkmimic.paper.own_sockets': ('paper.html#own_sockets', 'synkmimic/paper.py'),
                                  'synkmimic.paper.owned': ('paper.html#owned', 'synkmimic/paper.py'),
                                  'synkmimic.paper.plan': ('paper.html#plan', 'synkmimic/paper.py'),
                                  'synkmimic.paper.prepare': ('paper.html#prepare', 'synkmimic/paper.py'),

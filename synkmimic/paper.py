@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'AROUND', 'OWNS', 'PAPER', 'VARIANTS', 'SHADOW', 'WARD', 'BUILDS_ON', 'DRAWN', 'COMPARED', 'bare_code',
            'code_cells', 'own_imports', 'module_closure', 'code_hash', 'notebook_parameters', 'check_parameters',
-           'clock', 'execute', 'Plan', 'run_name', 'plan', 'source_of', 'prepare', 'freeze', 'RunFolder', 'save_scores',
-           'save_numbers', 'open_run', 'variant', 'owned', 'notebook_of', 'dependencies', 'needed', 'needed_by', 'keys',
-           'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'stage_settings', 'share_keys', 'members',
-           'stage_seconds', 'borrow', 'Job', 'jobs_of', 'sweep_settings', 'read_spec', 'sweep', 'prepare_sweep',
-           'collect', 'costs', 'git_revision', 'manifest', 'write_manifest', 'snakemake_command', 'main']
+           'clock', 'own_sockets', 'execute', 'Plan', 'run_name', 'plan', 'source_of', 'prepare', 'freeze', 'RunFolder',
+           'save_scores', 'save_numbers', 'open_run', 'variant', 'owned', 'notebook_of', 'dependencies', 'needed',
+           'needed_by', 'keys', 'done_mark', 'clear_stale', 'origin_of', 'run_notebook', 'stage_settings', 'share_keys',
+           'members', 'stage_seconds', 'borrow', 'Job', 'jobs_of', 'sweep_settings', 'read_spec', 'sweep',
+           'prepare_sweep', 'collect', 'costs', 'git_revision', 'manifest', 'write_manifest', 'snakemake_command',
+           'main']
 
 # %% ../nbs/82_paper.ipynb #ed4ebfef
 import argparse
@@ -27,8 +28,10 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,6 +176,13 @@ def clock(seconds:float)->str:
     return f'{int(seconds)//60:02d}:{int(seconds)%60:02d}'
 
 # %% ../nbs/82_paper.ipynb #93e2db83
+@contextlib.contextmanager
+def own_sockets():
+    "Options (traitlets) for a kernel whose sockets nobody else can take."
+    from traitlets.config import Config as Options
+    with tempfile.TemporaryDirectory(prefix='kernel-') as folder:
+        yield Options(KernelManager=dict(transport='ipc', ip=f'{folder}/socket') if hasattr(socket, 'AF_UNIX') else {})
+
 def execute(
     notebook, # source
     target, # executed notebook, `.../X.ipynb`
@@ -182,16 +192,20 @@ def execute(
 )->Path:
     "Run a notebook; `target` exists only if every cell succeeded."
     papermill = _papermill()
+    from nbclient.exceptions import DeadKernelError
     notebook, target = Path(notebook), Path(target)
     check_parameters(notebook, parameters)
     failed, working = target.with_suffix('.failed.ipynb'), target.with_name(f'.{target.stem}.running.ipynb')
     target.parent.mkdir(parents=True, exist_ok=True)
     for p in (target, failed): p.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
-                                   stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'])
+        with own_sockets() as options:
+            papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
+                                       stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'], config=options)
         _mark(working, marks)
         os.replace(working, target)
+    except DeadKernelError:
+        raise SynkError(f'{notebook.name}: its kernel died. The usual cause is memory: fewer CORES, or a smaller data.max_stays.') from None
     except papermill.PapermillExecutionError as e:
         raise SynkError(f'{notebook.name} stopped at cell {e.exec_count}: {e.ename}: {e.evalue}\n        The notebook with the full trace: {failed}') from None
     finally:

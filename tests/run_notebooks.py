@@ -15,6 +15,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from synkmimic.paper import own_sockets
+
 ROOT = Path(__file__).resolve().parents[1]
 META = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
 
@@ -25,7 +27,9 @@ def library_notebooks()->list[Path]:
 def executed(path:Path):
     "The notebook after a run, without execution counts, timestamps and foreign metadata."
     nb = nbformat.read(path, 4)
-    NotebookClient(nb, timeout=600, kernel_name='python3', extra_arguments=['--log-level=40'], resources=dict(metadata=dict(path=str(path.parent)))).execute()
+    with own_sockets() as options:
+        NotebookClient(nb, timeout=600, kernel_name='python3', extra_arguments=['--log-level=40'], config=options,
+                       resources=dict(metadata=dict(path=str(path.parent)))).execute()
     nb.metadata = META
     for c in nb.cells:
         c.metadata = {k: v for k,v in c.metadata.items() if k == 'tags'}

@@ -21,12 +21,17 @@ def paper(*args, runs):
     command = [sys.executable, '-m', 'synkmimic.paper', *args, '--profile', 'smoke', '--runs', str(runs), '--name', 'smoke-test']
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='2'))
 
+def told(done):
+    "What a failed run said of itself, without Snakemake's small talk."
+    quiet = ('Select jobs', 'Execute ', 'Assuming ', 'Building DAG', 'Using shell')
+    return '\n'.join(l for l in (done.stdout + done.stderr).splitlines() if not l.startswith(quiet))
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     "One smoke run for all tests here."
     runs = tmp_path_factory.mktemp('runs')
     done = paper('run', runs=runs)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, told(done)
     (folder,) = runs.iterdir()
     return folder, done.stdout
 
@@ -65,7 +70,7 @@ def test_a_second_run_does_nothing(run):
     before = {p: p.stat().st_mtime_ns for p in folder.glob('notebooks/*.ipynb')}
     start = time.monotonic()
     again = paper('run', runs=folder.parent)
-    assert again.returncode == 0 and '...' not in again.stdout, again.stdout + again.stderr
+    assert again.returncode == 0 and '...' not in again.stdout, told(again)
     assert {p: p.stat().st_mtime_ns for p in folder.glob('notebooks/*.ipynb')} == before
     assert time.monotonic() - start < 60
 
@@ -84,7 +89,7 @@ def test_one_stage_with_explicit_checkpoints(run):
     inputs = dict(cohort='cohort/train', transform='models/transform', static_vae='models/static_vae', temporal_vae='models/temporal_vae')
     given = [a for k,v in inputs.items() for a in ('-p', f'{k}={folder/v}')]
     done = paper('one', 'a3_latent_gan', '--overrides', 'train.latent_gan.epochs=1', *given, runs=folder.parent)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, told(done)
     (own,) = [p for p in folder.parent.iterdir() if p != folder]
     assert (own/'models'/'latent_gan'/'model'/'model.json').exists() and not (own/'cohort').exists()
 
@@ -109,7 +114,7 @@ def own_tables(cohort, folder):
 def test_two_tables_of_your_own_go_all_the_way(tmp_path):
     folder = own_tables(toy_cohort(n=400), tmp_path/'own')
     done = paper('run', '--data', str(folder), runs=tmp_path/'runs')
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, told(done)
     (made,) = (tmp_path/'runs').iterdir()
     synth = Cohort.load(made/'synthetic/latent_gan')
     assert synth.schema.source == 'tables' and synth.schema.origin == 'restricted'

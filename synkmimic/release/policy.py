@@ -8,7 +8,6 @@ __all__ = ['RULES', 'BASES', 'DEFAULT', 'LOCK', 'GENERATED', 'Item', 'Policy', '
 
 # %% ../../nbs/72_release.policy.ipynb #681560ec
 import importlib.resources
-import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -140,10 +139,8 @@ LOCK = 'policy.lock'
 GENERATED = ('models', 'synthetic') # folders of a run that appear with training and sampling
 
 def timestamp(when:str|None=None)->str: # ISO 8601, UTC
-    "The time of SOURCE_DATE_EPOCH, else the given one, else now."
-    if epoch := os.environ.get('SOURCE_DATE_EPOCH'): t = datetime.fromtimestamp(int(epoch), timezone.utc)
-    else: t = moment(when) if when else datetime.now(timezone.utc)
-    return t.strftime('%Y-%m-%dT%H:%M:%SZ')
+    "The given time, else now."
+    return (moment(when) if when else datetime.now(timezone.utc)).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 def moment(text:str)->datetime:
     "A date and time in UTC; without a zone it is taken as UTC."
@@ -168,7 +165,7 @@ def read_lock(run_folder)->dict:
 def freeze_policy(
     path, # of the policy; None: the package's own
     run_folder,
-    when:str|None=None, # ISO time; SOURCE_DATE_EPOCH goes before it
+    when:str|None=None, # ISO time; now, if none is given
 )->dict: # the lock
     "Write `policy.lock`: hashes, time and content of the policy, before anything is generated."
     policy, folder = read_policy(path), Path(run_folder)
