@@ -1040,6 +1040,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.plots.latent_map': ('plots.html#latent_map', 'synkmimic/plots.py'),
                                  'synkmimic.plots.loss_curves': ('plots.html#loss_curves', 'synkmimic/plots.py'),
                                  'synkmimic.plots.marginals': ('plots.html#marginals', 'synkmimic/plots.py'),
+                                 'synkmimic.plots.nothing_to_draw': ('plots.html#nothing_to_draw', 'synkmimic/plots.py'),
                                  'synkmimic.plots.pipeline': ('plots.html#pipeline', 'synkmimic/plots.py'),
                                  'synkmimic.plots.sample_sheet': ('plots.html#sample_sheet', 'synkmimic/plots.py'),
                                  'synkmimic.plots.save_figure': ('plots.html#save_figure', 'synkmimic/plots.py')},
