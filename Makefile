@@ -50,7 +50,7 @@ stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDO
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests
 	@echo 'notebooks: each library notebook runs top to bottom' && $(PY) tests/run_notebooks.py
-	@echo 'pytest: guards, units, a smoke paper run' && $(PY) -m pytest $(PYTEST)
+	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 check: $(READY) ## what the commit hooks check: export in sync, notebooks clean and small, ruff
 	@$(PY) -m ruff check synkmimic tests && $(PY) -m pytest tests/test_notebooks.py tests/test_project.py
