@@ -7,10 +7,9 @@ __all__ = ['MODELLED', 'FAMILIES', 'COUNT', 'DRAWN', 'NUMBER', 'ESTIMATE', 'COLU
            'last_digit', 'interval_share', 'table_cells', 'said', 'compare_text', 'item_prints', 'Comparison',
            'compare', 'report', 'settings_of', 'planned', 'main']
 
-# %% ../nbs/87_verify.ipynb #4b976a7d
+# %% ../nbs/87_verify.ipynb #b340cd55
 import argparse
 import re
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -107,7 +106,7 @@ def said(folder)->dict[tuple[str, str], str]: # (item, key) -> text
     cells = {(f.stem, k): v for f in sorted(folder.glob('*.csv')) for k,v in table_cells(f).items()}
     return numbers | cells
 
-# %% ../nbs/87_verify.ipynb #89538f8f
+# %% ../nbs/87_verify.ipynb #470cd71d
 COLUMNS = ('item', 'key', 'committed', 'now', 'difference', 'tolerance', 'family', 'verdict')
 
 def compare_text(item:str, key:str, committed:str, now:str, strict:bool=False)->list[dict]:
@@ -125,7 +124,7 @@ def compare_text(item:str, key:str, committed:str, now:str, strict:bool=False)->
     return out
 
 def item_prints(key:str)->bool:
-    "A table's cell, printed to its last digit; an entry of numbers.json drops its trailing zeros and so hides where it was rounded."
+    "A table's cell, printed to its last digit; an entry of numbers.json, rounded to four places, drops trailing zeros."
     return ' | ' in key
 
 # %% ../nbs/87_verify.ipynb #bbc67ed5
