@@ -28,6 +28,9 @@ ENV := .venv
 PY := $(ENV)/bin/python
 LOCK := $(shell { cat requirements.lock; echo '$(TORCH)'; } 2>/dev/null | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-16)
 READY := $(ENV)/ready-$(LOCK)
+# What an executor needs in the environment: the plugin of a cluster, pinned beside its profile
+PLUGIN := $(if $(EXECUTOR),$(wildcard $(if $(findstring /,$(EXECUTOR)),$(EXECUTOR),profiles/$(EXECUTOR))/requirements.txt))
+PLUGGED := $(if $(PLUGIN),$(ENV)/executor-$(shell { sha256sum '$(PLUGIN)' 2>/dev/null || shasum -a 256 '$(PLUGIN)'; } | cut -c1-16))
 
 export PYTHONHASHSEED := 0
 export SOURCE_DATE_EPOCH := 0
@@ -48,10 +51,10 @@ endif
 
 .PHONY: paper batch sweep verify stage test check export outputs docs lab install wheelhouse clean help
 
-paper: $(READY) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES EXECUTOR ITEMS)
+paper: $(READY) $(PLUGGED) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES EXECUTOR ITEMS)
 	@$(PY) -m synkmimic.paper run $(SETTINGS) --cores $(CORES) $(ITEMS)
 
-batch: $(READY) ## seeds, samplers and settings side by side, compared: SEEDS='0 1 2' [SAMPLERS='a b'] [SWEEP=file.yaml] and paper's settings
+batch: $(READY) $(PLUGGED) ## seeds, samplers and settings side by side, compared: SEEDS='0 1 2' [SAMPLERS='a b'] [SWEEP=file.yaml] and paper's settings
 	@$(PY) -m synkmimic.paper sweep $(SETTINGS) --seeds '$(SEEDS)' --spec '$(SWEEP)' --cores $(CORES)
 
 sweep: batch ## another name for batch
@@ -93,6 +96,7 @@ wheelhouse: ## collect all wheels for this Python and platform in wheelhouse/, f
 	@mkdir -p wheelhouse && rm -f wheelhouse/SHA256SUMS
 	@grep -v '^torch==' requirements.lock > wheelhouse/locked.txt
 	@echo 'wheelhouse: requirements.lock' && $(PY) -m pip wheel -q -w wheelhouse --no-deps -r wheelhouse/locked.txt
+	@echo 'wheelhouse: the plugin of a cluster' && $(PY) -m pip wheel -q -w wheelhouse -c wheelhouse/locked.txt $(patsubst %,-r %,$(wildcard profiles/slurm/requirements.txt))
 	@echo 'wheelhouse: $(TORCH) and what it needs' && $(PY) -m pip wheel -q -w wheelhouse -c wheelhouse/locked.txt $(TORCH)
 	@echo 'wheelhouse: what builds synkmimic' && $(PY) -m pip wheel -q -w wheelhouse --no-deps wheel $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
 	@rm wheelhouse/locked.txt && cd wheelhouse && { sha256sum *.whl 2>/dev/null || shasum -a 256 *.whl; } > SHA256SUMS
@@ -105,13 +109,16 @@ clean: ## remove what is made by the build (runs/ and figures/ stay)
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+$(ENV)/executor-%: $(READY)
+	@echo 'environment: $(PLUGIN)' && $(PY) -m pip install -q -c requirements.lock -r '$(PLUGIN)' && touch $@
+
 $(READY):
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed (make ... PYTHON=path)'; exit 1; }
 	@echo "environment: .venv with $$($(PYTHON) -V) (once, some minutes)"
 	@test -z '$(OFFLINE)' || test -f wheelhouse/SHA256SUMS || { echo 'OFFLINE: there is no wheelhouse/ here. Make it where there is a network (make wheelhouse) and copy it'; exit 1; }
 	@test -z '$(OFFLINE)' || { cd wheelhouse && { sha256sum -c --quiet SHA256SUMS 2>/dev/null || shasum -a 256 -c --quiet SHA256SUMS; }; } || { echo 'OFFLINE: wheelhouse/ is damaged, copy it again'; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(ENV)
-	@rm -f $(ENV)/ready-*
+	@rm -f $(ENV)/ready-* $(ENV)/executor-*
 	@echo "environment: $(TORCH)" && $(PY) -m pip install -q $(TORCH)
 	@echo 'environment: requirements.lock' && grep -v '^torch==' requirements.lock | $(PY) -m pip install -q -r /dev/stdin
 	@echo 'environment: synkmimic itself' && $(PY) -m pip install -q -e . --no-deps
