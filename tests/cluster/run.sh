@@ -57,14 +57,13 @@ slurmd -D -N "$node" > "$work/log/d.out" 2>&1 & pids+=($!)
 for _ in $(seq 60); do sinfo -h -o %t 2>/dev/null | grep -q idle && break; sleep 1; done
 sinfo -h -o %t | grep -q idle || { tell 'the node did not come up'; tail -20 "$work"/log/*.out "$work"/log/*.log >&2; exit 1; }
 
-tell 'environment: that of the repository and the plugin'
+tell 'environment: that of the repository; make adds the plugin'
 git clone -q "$repo" "$work/clone"
 base=$("$repo/.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$repo/.venv/bin/python" -m venv "$work/venv"
 python=$work/venv/bin/python
 echo "$base" > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-"$python" -m pip install -q --disable-pip-version-check -r "$repo/profiles/slurm/requirements.txt" >&2
-touch "$work/venv/$(basename "$repo"/.venv/ready-*)"
+touch "$(make -C "$work/clone" ENV="$work/venv" -n install | sed -n 's/^touch \([^ ]*ready-[^ ]*\).*/\1/p')" # as make leaves it
 mkdir "$work/profile" # the profile of the repository, with what this one node has
 sed "s/mem_mb=[0-9]*/mem_mb=$((memory/3))/; s/^jobs: .*/jobs: 2/; s/runtime=[0-9]*/runtime=60/" "$repo/profiles/slurm/config.yaml" > "$work/profile/config.yaml"
 cp "$repo/profiles/slurm/requirements.txt" "$work/profile/"
@@ -76,7 +75,7 @@ batch() { # name of the runs folder, further settings of make
 }
 say '# A batch through a real Slurm'
 say
-say "\`tests/cluster/run.sh\` of commit $(git -C "$repo" rev-parse --short=12 HEAD); $(slurmctld -V), one node of $cpus CPUs, no accounting database; $("$python" -m pip list 2>/dev/null | grep -iE '^snakemake(-executor-plugin-slurm)? ' | tr -s ' ' | paste -sd, | sed 's/,/, /')."
+say "\`tests/cluster/run.sh\` of commit $(git -C "$repo" rev-parse --short=12 HEAD); $(slurmctld -V), one node of $cpus CPUs, no accounting database; $(grep -h '^snakemake==' "$repo/requirements.lock"), $(paste -sd' ' "$repo/profiles/slurm/requirements.txt")."
 say '```'
 say "\$ make batch EXECUTOR=slurm PROFILE=smoke SEEDS='0 1' SAMPLERS=gaussian_mixture ...   # in fact with profiles/slurm changed to the memory of this node"
 tell 'the batch, by Slurm'
