@@ -9,7 +9,7 @@ chmod 755 "$work"
 say() { printf '%s\n' "$*"; }
 tell() { printf '%s\n' "$*" >&2; }
 pids=()
-finish() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; sleep 1; [ -n "${KEEP:-}" ] || rm -rf "$work"; }
+finish() { [ "$(readlink /etc/slurm/slurm.conf)" != "$work/slurm.conf" ] || rm /etc/slurm/slurm.conf; for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; sleep 1; [ -n "${KEEP:-}" ] || rm -rf "$work"; }
 trap finish EXIT
 
 command -v slurmctld slurmd munged squeue >/dev/null || { tell 'installing Slurm'; apt-get update -qq >&2; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >&2; }
@@ -51,7 +51,8 @@ SlurmdLogFile=$work/log/d.log
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP
 END
-export SLURM_CONF="$work/slurm.conf"
+[ ! -e /etc/slurm/slurm.conf ] || { tell '/etc/slurm/slurm.conf exists: this machine has a Slurm of its own'; exit 1; }
+mkdir -p /etc/slurm && ln -s "$work/slurm.conf" /etc/slurm/slurm.conf # where srun inside a job looks, since the plugin takes SLURM_CONF away
 slurmctld -D > "$work/log/ctld.out" 2>&1 & pids+=($!)
 slurmd -D -N "$node" > "$work/log/d.out" 2>&1 & pids+=($!)
 for _ in $(seq 60); do sinfo -h -o %t 2>/dev/null | grep -q idle && break; sleep 1; done

@@ -25,7 +25,7 @@ alone=(unshare -n env -i HOME="$work/home2" PATH="$(dirname "$(command -v "$pyth
 unshare -n true 2>/dev/null || alone=(unshare -rn "${alone[@]:2}")
 say
 say '# a network namespace of its own: devices, a route to anywhere, and pip without the wheelhouse'
-"${alone[@]}" ls /sys/class/net | tr '\n' ' ' || true
+"${alone[@]}" ls /sys/class/net | 
 "${alone[@]}" "$python" -c 'import socket; socket.create_connection(("1.1.1.1", 443), 5)' 2>&1 | tail -1
 if "${alone[@]}" "$python" -m pip download -q --retries 0 --timeout 5 --no-cache-dir -d "$work/none" six > "$work/pip.log" 2>&1; then say 'pip reached an index: the network is NOT blocked'; exit 1; else say 'pip: no index can be reached'; fi
 say
