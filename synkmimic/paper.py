@@ -10,7 +10,7 @@ __all__ = ['PACKAGE', 'AROUND', 'OWNS', 'PAPER', 'VARIANTS', 'SHADOW', 'WARD', '
            'dependencies', 'needed', 'needed_by', 'keys', 'done_mark', 'clear_stale', 'origin_of', 'run_notebook',
            'stage_settings', 'share_keys', 'members', 'stage_seconds', 'borrow', 'Job', 'jobs_of', 'sweep_settings',
            'read_spec', 'sweep', 'prepare_sweep', 'collect', 'costs', 'git_revision', 'manifest', 'write_manifest',
-           'snakemake_command', 'main']
+           'snakemake_command', 'executor_profile', 'make_run', 'main']
 
 # %% ../nbs/82_paper.ipynb #ed4ebfef
 import argparse
@@ -642,7 +642,7 @@ def _sweep(a)->int:
     prepare_sweep(p, runs)
     for folder in dict.fromkeys([p.folder, *(r['plan'].folder for r in runs)]): _hold_lock(folder)
     print(f'sweep {_shown(p.folder)}, figures {_shown(p.figures)}', *(f"  {r['setting']}, seed {r['seed']}: {r['plan'].folder.name}" for r in runs), sep='\n', flush=True)
-    return 0 if a.dry else _make(p.folder, a.cores)
+    return 0 if a.dry else _make(p.folder, a.cores, executor=a.executor)
 
 # %% ../nbs/82_paper.ipynb #3e26e345
 def collect(run:Path, pillars=('fidelity', 'utility', 'privacy_model_based')):
@@ -709,7 +709,7 @@ def _parser()->argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog='python -m synkmimic.paper', description='The rerunnable paper; usually called by make.')
     sub = top.add_subparsers(dest='command', required=True)
     settings_ = argparse.ArgumentParser(add_help=False)
-    for k,v in dict(data='simulated', root='', profile='demo', overrides='', name='', runs='').items(): settings_.add_argument(f'--{k}', default=v)
+    for k,v in dict(data='simulated', root='', profile='demo', overrides='', name='', runs='', executor='').items(): settings_.add_argument(f'--{k}', default=v)
     settings_.add_argument('--seed', type=int, default=0)
     go = sub.add_parser('run', parents=[settings_], help='make everything that is stale')
     go.add_argument('--cores', type=int, default=os.cpu_count())
@@ -745,10 +745,17 @@ def _require_sampler(name:str, names)->None:
     "A notebook that this run makes."
     if name not in names: raise ConfigError(f"{name} is not part of this run: add its sampler to paper.samplers.")
 
-def _make(run:Path, cores:int, targets=())->int:
+def executor_profile(name:str)->list[str]: # arguments for Snakemake
+    "The Snakemake profile of a cluster: a folder of profiles/ or a path."
+    have = sorted(p.parent.name for p in (ROOT/'profiles').glob('*/config.yaml'))
+    folder = Path(name).resolve() if '/' in name else ROOT/'profiles'/name
+    if name and not (folder/'config.yaml').exists(): raise ConfigError(f'there is no executor {name!r}.{nearest(name, have)} There are: {", ".join(have)}; or give the path of a folder with a config.yaml.')
+    return ['--profile', str(folder)] if name else []
+
+def _make(run:Path, cores:int, targets=(), executor:str='')->int:
     "Let Snakemake make what is stale in a run or a sweep."
     figures = Path(read_json(run/'run.json')['figures'])
-    status = _quiet(snakemake_command(run, cores, targets), run/'snakemake.log')
+    status = _quiet(snakemake_command(run, cores, targets, executor_profile(executor)), run/'snakemake.log')
     print(f'up to date: {_shown(figures)}' if status == 0 else 'stopped; what is finished is kept, and the same command goes on from here')
     return status
 
@@ -767,14 +774,23 @@ def _quiet(command:list[str], log:Path)->int:
 def _run(a)->int:
     "Make a run: write its configuration, then let Snakemake make what is stale."
     for n in a.targets: notebook_of(n)
-    p = _planned(a)
+    return make_run(_planned(a), a.cores, a.targets, a.executor, a.dry)
+
+def make_run(
+    p:Plan,
+    cores:int, # of this machine
+    targets=(), # notebooks; default: all
+    executor:str='', # a folder of profiles/, or a path to one: where jobs run instead of here
+    dry:bool=False, # make the run folder and stop
+)->int: # exit status
+    "Make a planned run: its folder, then what is stale."
     prepare(p)
     _hold_lock(p.folder)
     print(f'run {_shown(p.folder)}, figures {_shown(p.figures)}', flush=True)
-    if a.dry: return 0
-    names = _own_keys(p) if a.targets else {}
-    for n in a.targets: _require_sampler(n, names)
-    return _make(p.folder, a.cores, [str(done_mark(p.folder, n, names[n])) for n in a.targets])
+    if dry: return 0
+    names = _own_keys(p) if targets else {}
+    for n in targets: _require_sampler(n, names)
+    return _make(p.folder, cores, [str(done_mark(p.folder, n, names[n])) for n in targets], executor)
 
 def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."
