@@ -331,7 +331,7 @@ def person_floor(
     return (Cohort(s, static, **parts, **rest).validate() if rows else cohort), d
 
 # %% ../../nbs/73_release.lint.ipynb #18cd2d70
-_NAMES = ('label', 'long_title', 'short_title', 'icd_name', 'opname', 'description', 'category')
+_NAMES = ('label', 'long_title', 'short_title', 'icd_name', 'opname', 'description', 'category', 'code') # code: of MEDS, such as ADMISSION_TYPE//...
 
 def dictionary_words(con, files:list[Path])->None:
     "Fill table `words` with the entries of the dictionaries."
