@@ -182,5 +182,91 @@ def test_an_own_licence(release):
 
 def test_minimal_facts_say_what_is_missing(release):
     left = write_cards(release, {k: FACTS[k] for k in ('title', 'version', 'summary', 'authors', 'original', 'generation', 'changes')})
-    assert [x.split(':')[0] for x in left] == ['LICENSE is a placeholder'] + ['khdp_submission.json']*3
+    assert [x.split(':')[0] for x in left] == ['LICENSE is a placeholder'] + ['khdp_submission.json']*3 + ['CITATION.cff', 'README.md', 'README.md']
     assert read(release, 'datasheet.md').count('not stated') > 5 and 'None' not in read(release, 'datasheet.md')
+
+# --- several copies, and what the card says about them
+
+@pytest.fixture(scope='module')
+def several(tmp_path_factory):
+    from synkmimic.release.check import write_release_check
+    from synkmimic.release.tables import write_tables
+    from synkmimic.toy import toy_cohort
+    root = tmp_path_factory.mktemp('copies')/'release'
+    for k in (1, 2): write_tables(toy_cohort(30 + k, seed=k), root/f'copy_{k}', 'kmimic', 'parquet', seed=k)
+    write_release_check(root)
+    left = write_cards(root, FACTS | dict(generation=FACTS['generation'] | dict(copies='2, plug-in rule', size_ratio=0.5)))
+    return root, left
+
+def test_copies_are_one_release_with_one_set_of_cards(several):
+    from synkmimic.release.check import check_release
+    root, left = several
+    assert left == [] and sorted(p.name for p in root.iterdir() if p.is_dir()) == ['copy_1', 'copy_2']
+    assert not len(check_release(root)), check_release(root).to_string()
+    card, c = read(root, 'README.md'), json.loads(read(root, 'croissant.json'))
+    assert 'Rows in each of 2 copies' in card and '| `icu/icustays` | 31 to 32 |' in card and '2, plug-in rule' in card
+    assert {r['@id'].split('/')[0] for r in c['recordSet']} == {'copy_1', 'copy_2'}
+    fields = {f['@id']: f for r in c['recordSet'] for f in r['field']}
+    assert fields['copy_2/icu/chartevents/stay_id']['references'] == {'field': {'@id': 'copy_2/icu/icustays/stay_id'}}
+    assert fields['copy_1/icu/icustays/los']['unitText'] == 'd' and fields['copy_1/icu/icustays/los']['description'] == 'Length of stay'
+
+def test_the_snippet_of_the_card_gives_what_release_combine_gives(several):
+    from synkmimic.release.combine import combine_copies
+    root, _ = several
+    def analyse(folder):
+        los = pd.read_parquet(folder/'icu'/'icustays.parquet').los
+        return dict(los=los.mean()), dict(los=los.var()/len(los))
+    lines = [b for b in re.findall(r'```python\n(.*?)```', read(root, 'README.md'), re.S) if 'analyse' in b]
+    space = dict(analyse=lambda f: tuple(v['los'] for v in analyse(root/f)))
+    exec(lines[0], space)
+    want = combine_copies([root/'copy_1', root/'copy_2'], analyse, rule='plugin', size_ratio=0.5).iloc[0]
+    assert space['estimate'] == pytest.approx(want.estimate) and space['variance']**0.5 == pytest.approx(want.se)
+    assert (space['low'], space['high']) == pytest.approx((want.low, want.high), rel=1e-3)
+
+@pytest.mark.parametrize('layout, form', [('kmimic', 'csv.gz'), ('mimiciv', 'parquet'), ('meds', 'parquet')])
+def test_the_lines_of_the_card_run(tmp_path, layout, form):
+    from synkmimic.release.tables import write_tables
+    from synkmimic.toy import toy_cohort
+    release = tmp_path/'r'
+    written = write_tables(toy_cohort(25, seed=1), release, layout, form)
+    write_cards(release, FACTS)
+    lines, space = re.search(r'```python\n(.*?)```', read(release, 'README.md'), re.S)[1], {}
+    with contextlib.chdir(release): exec(lines, space)
+    rows = written.rows['data'] if layout == 'meds' else 25
+    assert (len(space['stays']), space['n']) == (rows, rows)
+
+def test_a_folder_with_cards_is_whole_for_a_stranger_and_a_changed_card_is_seen(several, tmp_path):
+    import shutil, subprocess, sys
+    root = shutil.copytree(several[0], tmp_path/'r')
+    run = lambda: subprocess.run([sys.executable, '-I', str(root/'release_check.py')], capture_output=True, text=True)
+    assert run().returncode == 0, run().stdout
+    with open(root/'README.md', 'a') as f: f.write('better than real\n')
+    (root/'copy_2'/'icu'/'icustays.parquet').unlink()
+    said = run()
+    assert said.returncode == 1 and 'hash       README.md' in said.stdout and 'copy_2/icu/icustays' in said.stdout and 'copy_1' not in said.stdout
+
+def test_what_only_people_know_is_open_until_they_say_it(release):
+    from synkmimic.release.cards import TO_FILL
+    nobody = {k: v for k,v in FACTS.items() if k not in ('date', 'purpose', 'plan')} | dict(authors=[dict(name=TO_FILL)])
+    left = write_cards(release, nobody)
+    assert sorted(re.search(r'facts: (\S+)\)', l)[1] for l in left) == ['authors', 'date', 'plan.contact', 'purpose.purpose'] and len(left) == 4
+
+def test_a_number_for_the_committee_is_not_on_the_card(release):
+    results = [dict(name=dict(ko='공격', en='Attack'), value=None, withheld=True, status='FAIL', n=500), dict(name='Free', value=0.7071, status='PASS', n=500)]
+    write_cards(release, FACTS | dict(results=results))
+    card = read(release, 'README.md')
+    assert '| 공격 / Attack | number for the committee only; rule not met' in card and '0.707 (n = 500); rule met' in card
+
+def test_the_facts_of_a_run_make_cards_without_a_word_from_people(tmp_path):
+    from synkmimic.release.dossier import build_dossier
+    from synkmimic.release.facts import card_facts, collect_facts
+    from synkmimic.release.tables import write_tables
+    from synkmimic.toy import toy_cohort
+    train, holdout = toy_cohort(120, seed=0).split_by_subject(seed=0)
+    synth = toy_cohort(60, seed=4)
+    facts = collect_facts(train, holdout, synth, dict(name='t', seed=0), dict(method='m', synthesis='full', runs=1), 'gan')
+    scores = pd.DataFrame([('gan', 'fidelity', 'ks', 'hr', '', 0.31, 0.3, 0.32, 60, 'lower', '')], columns=['arm', 'pillar', 'metric', 'feature', 'group', 'value', 'low', 'high', 'n', 'direction', 'note'])
+    write_tables(synth, tmp_path/'r', 'kmimic', 'csv.gz')
+    left = write_cards(tmp_path/'r', card_facts(facts, build_dossier(scores, None, facts, 'public'), scores, synth))
+    card = read(tmp_path/'r', 'README.md')
+    assert len(left) >= 5 and 'Distributions that differ (KS distance): hr 0.31' in card and '0.31 [0.3, 0.32] (n = 60); for people to judge' in card

@@ -9,7 +9,8 @@ import pytest
 
 from synkmimic.core import DataError, SynkError
 from synkmimic.release.cards import write_cards
-from synkmimic.release.lint import LintConfig, LintError, clean_release, json_cells, lint, require_clean, training, window_rule
+from synkmimic.release.events import new_ids
+from synkmimic.release.lint import LintConfig, LintError, clean_release, cohort_rule, config_of, json_cells, lint, person_floor, require_clean, training, window_rule
 from synkmimic.release.tables import write_tables
 from synkmimic.simulate import simulate_registry
 from synkmimic.sources.extract import DataConfig
@@ -50,11 +51,58 @@ def test_a_clean_release_passes(house, release):
 
 def test_a_clean_release_passes_when_it_is_read_back(house, release): assert not len(lint(release, house['t']))
 
-@pytest.mark.parametrize('layout, form', [('kmimic', 'parquet'), ('mimiciv', 'csv.gz'), ('mimiciv', 'parquet')])
+@pytest.mark.parametrize('layout, form', [('kmimic', 'parquet'), ('mimiciv', 'csv.gz'), ('mimiciv', 'parquet'), ('meds', 'parquet')])
 def test_other_layouts_pass(house, tmp_path, layout, form):
     write_tables(house['synth'], tmp_path/'r', layout, form, seed=5)
-    f = findings(tmp_path/'r', house, LintConfig(calendar_start=2500 if layout == 'kmimic' else 2110))
+    f = findings(tmp_path/'r', house, config_of(layout))
     assert not len(f), f.to_string()
+
+@pytest.mark.parametrize('name', ['subject_id', 'hadm_id', 'stay_id'])
+def test_new_integer_ids_go_round_those_that_exist(name):
+    from synkmimic.core import rng
+    plain = new_ids(500, name, False, rng(2))
+    taken = [*map(str, plain[::2]), 'a-text-id', '77'] # half of what the same draw would give
+    new = new_ids(500, name, False, rng(2), taken)
+    assert len(set(new)) == 500 and not {str(i) for i in new} & set(taken) and (new == np.sort(new)).all()
+    assert (new_ids(500, name, False, rng(2), ['77']) == plain).all() # what is far away changes nothing
+
+def test_a_release_avoids_the_integer_ids_of_the_training_people(house, tmp_path):
+    first = write_tables(house['synth'], tmp_path/'a', 'mimiciv', 'parquet', seed=5).stays
+    taken = {str(i) for c in ('subject_id', 'hadm_id', 'stay_id') for i in first[c]}
+    again = write_tables(house['synth'], tmp_path/'b', 'mimiciv', 'parquet', seed=5, avoid=taken).stays
+    assert not {str(i) for c in ('subject_id', 'hadm_id', 'stay_id') for i in again[c]} & taken
+
+@pytest.mark.parametrize('layout', ['kmimic', 'mimiciv', 'meds'])
+def test_the_person_floor_makes_a_release_that_passes(house, tmp_path, layout):
+    train, synth = (house[k].take(np.arange(len(house[k]))) for k in ('train', 'synth'))
+    level = synth.static.admission_type.dropna().iloc[0]
+    k = np.flatnonzero(train.static.admission_type == level)
+    train.static.loc[k[10:], 'admission_type'] = None # ten people at most are left with it
+    j = next(j for j,f in enumerate(synth.schema.values) if f.agg == 'mean')
+    train.values[5:, :, j] = np.nan # and five stays with this
+    t = training(train, house['root']/'raw')
+    write_tables(synth, tmp_path/'r', layout, seed=5)
+    before = lint(tmp_path/'r', t, config_of(layout), synth=synth)
+    n = int((synth.static.admission_type == level).sum())
+    assert ('static record', 'admission_type', n) in before[['file', 'column', 'count']].itertuples(index=False, name=None)
+    floored, changed = person_floor(synth, t, config_of(layout))
+    write_tables(floored, tmp_path/'r', layout, seed=5)
+    after = lint(tmp_path/'r', t, config_of(layout), synth=floored)
+    assert not len(after), after.to_string()
+    cells = changed.set_index('variable').cells
+    assert cells['admission_type'] == n and cells[synth.schema.values[j].name] == synth.mask[..., j].sum()
+    assert level not in changed.to_csv() and len(floored) == len(synth) and not cohort_rule(floored, t, config_of(layout))
+    assert (floored.outcome == synth.outcome).all() and not len(person_floor(floored, t)[1])
+
+def test_a_rare_code_and_a_rare_state_become_nothing(house):
+    synth, train = (house[k].take(np.arange(len(house[k]))) for k in ('synth', 'train'))
+    name = next(f.name for f in synth.schema.static if f.kind == 'flag' and synth.static[f.name].any())
+    train.static[name] = 0
+    state, level = synth.schema.states[0].name, int(synth.states[..., 0].max())
+    train.states[..., 0] = np.where(train.states[..., 0] == level, -1, train.states[..., 0])
+    floored, changed = person_floor(synth, train)
+    assert dict(zip(changed.variable, changed.became)) | {name: 'no', state: 'not charted'} == dict(zip(changed.variable, changed.became))
+    assert not floored.static[name].any() and synth.static[name].any() and not (floored.states[..., 0] == level).any()
 
 @pytest.mark.parametrize('column, kind', [('subject_id', 'subject_id'), ('stay_id', 'stay_id'), ('value', 'subject_id')])
 def test_training_id(house, release, column, kind):

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['file_hash', 'release_files', 'check_hashes', 'parts', 'header', 'typed', 'orphans', 'by_value', 'out_of_range',
-           'outside', 'check_rows', 'check_table', 'column_of', 'check_story', 'references', 'run_checks', 'report',
-           'program', 'write_hashes', 'write_release_check', 'check_release']
+           'outside', 'check_rows', 'check_table', 'column_of', 'check_story', 'references', 'release_parts',
+           'described_tables', 'check_part', 'run_checks', 'report', 'program', 'write_hashes', 'write_release_check',
+           'check_release']
 
 # %% ../../nbs/77_release.check.ipynb #05aa4cf8
 import hashlib
@@ -157,17 +158,22 @@ def references(folder, tables):
     stays['stay_id'] = stays.stay_id.astype(stays.stay_id.cat.categories.dtype) if stays.stay_id.dtype == 'category' else stays.stay_id
     return known, stays.dropna().drop_duplicates('stay_id').set_index('stay_id')
 
-def run_checks(folder):
-    "All findings: (check, table or file, problem, count)."
-    folder = Path(folder)
-    for needed in ('schema.json', 'SHA256SUMS'):
-        if not (folder/needed).is_file(): return [('missing', needed, 'the folder is no finished release', 1)]
-    found = check_hashes(folder)
+def release_parts(folder):
+    "The folders that hold a schema.json: the release itself, or each of its copies."
+    if (folder/'schema.json').is_file(): return [folder]
+    return sorted((p.parent for p in folder.glob('copy_*/schema.json')), key=lambda p: (len(p.name), p.name))
+
+def described_tables(folder):
+    "The tables of schema.json, and findings where it cannot be read."
     try:
         tables = json.loads((folder/'schema.json').read_text(encoding='utf-8'))['tables']
         for t in tables.values(): t['columns'] = dict(t['columns'])
-    except (ValueError, KeyError): return found + [('schema', 'schema.json', 'the description cannot be read', 1)]
-    whole = {n: t for n, t in tables.items() if all((folder/f).is_file() for f in t['files'])}
+    except (ValueError, KeyError): return {}, [('schema', 'schema.json', 'the description cannot be read', 1)]
+    return tables, []
+
+def check_part(folder, tables):
+    "The findings of one set of tables."
+    found, whole = [], {n: t for n, t in tables.items() if all((folder/f).is_file() for f in t['files'])}
     known, stays = {}, None
     try: known, stays = references(folder, whole)
     except Exception as e: found.append(('unreadable', 'ids', f'tables of ids cannot be read ({type(e).__name__})', 1))
@@ -176,6 +182,22 @@ def run_checks(folder):
         except Exception as e: found.append(('unreadable', n, f'the table cannot be read ({type(e).__name__})', 1))
     try: found += check_story(folder, whole)
     except Exception as e: found.append(('unreadable', 'stays', f'times cannot be compared ({type(e).__name__})', 1))
+    return found
+
+def run_checks(folder):
+    "All findings: (check, table or file, problem, count)."
+    folder = Path(folder)
+    copies = release_parts(folder)
+    for needed, there in (('schema.json', copies), ('SHA256SUMS', (folder/'SHA256SUMS').is_file())):
+        if not there: return [('missing', needed, 'the folder is no finished release', 1)]
+    found, first = check_hashes(folder), None
+    for place in copies:
+        tables, problems = described_tables(place)
+        shape = {n: t['columns'] for n, t in tables.items()}
+        first = shape if first is None else first
+        if shape != first: problems = problems + [('schema', 'schema.json', 'the tables are not those of the first copy', 1)]
+        where = '' if place == folder else place.name + '/'
+        found += [(check, where + w, problem, n) for check, w, problem, n in problems + check_part(place, tables)]
     total = {}
     for check, where, problem, n in found: total[check, where, problem] = total.get((check, where, problem), 0) + n
     return [(*k, n) for k, n in total.items()]
@@ -202,7 +224,7 @@ from pathlib import Path
 import pandas as pd
 '''
 _CHECKS = (file_hash, release_files, check_hashes, parts, header, typed, orphans, by_value, out_of_range, outside, check_rows,
-           check_table, column_of, check_story, references, run_checks, report)
+           check_table, column_of, check_story, references, release_parts, described_tables, check_part, run_checks, report)
 _MAIN = "\n\nif __name__ == '__main__': sys.exit(report(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent))\n"
 
 def program()->str:
@@ -215,11 +237,11 @@ def write_hashes(folder)->None:
     write_text(''.join(f'{file_hash(folder/p)}  {p}\n' for p in release_files(folder)), folder/'SHA256SUMS')
 
 def write_release_check(
-    folder, # a release with its schema.json, finished but for this
+    folder, # a release with its schema.json, or with one in each of copy_1, copy_2, ...; finished but for this
 )->None:
     "Put `release_check.py` and `SHA256SUMS` into a release; call it last."
     folder = Path(folder)
-    if not (folder/'schema.json').is_file():
+    if not release_parts(folder):
         raise DataError('no schema.json here', file=folder, fix='Write the release with `write_tables` first.')
     write_text(program(), folder/'release_check.py')
     write_hashes(folder)

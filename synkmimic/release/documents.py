@@ -6,8 +6,8 @@
 __all__ = ['STATUS', 'ITEM_HEAD', 'ITEM_WIDTHS', 'STAGES', 'LEGAL', 'OVERVIEW', 'FONT', 'FONT_KO', 'DOCUMENTS', 'texts', 'Light',
            'both', 'word', 'number', 'value_text', 'limit_text', 'source_text', 'reason_text', 'item_table', 'fields',
            'head', 'stage_items', 'part', 'stage_lights', 'in_the_way', 'sign_lines', 'summary', 'laws', 'prep',
-           'generation', 'threat', 'verification', 'form1', 'form2', 'form3', 'checklist', 'questions',
-           'decision_record', 'release', 'to_markdown', 'to_html', 'set_fonts', 'add_table', 'add_block',
+           'generation', 'written', 'threat', 'shares', 'verification', 'form1', 'form2', 'form3', 'checklist',
+           'questions', 'decision_record', 'release', 'to_markdown', 'to_html', 'set_fonts', 'add_table', 'add_block',
            'new_document', 'to_docx', 'thresholds', 'write_dossier']
 
 # %% ../../nbs/76_release.documents.ipynb #a99a929e
@@ -184,18 +184,31 @@ def prep(d:dict)->list:
 
 def generation(d:dict)->list:
     "Stage 2."
-    names = dict(method='방법 Method', synthesis='완전·부분 합성 Full or partial', runs='독립 생성 횟수 Runs', versions='버전 Versions', code='코드 Code', hardware='장비 Hardware',
+    names = dict(method='방법 Method', synthesis='완전·부분 합성 Full or partial', runs='독립 생성 횟수 Runs', copies='사본 Copies', versions='버전 Versions', code='코드 Code', hardware='장비 Hardware',
                  seeds='난수 초기값 Seeds', settings='설정 Settings', wall_seconds='소요 시간(초) Wall seconds', loss_gap='과적합 Loss gap', dp='차등정보보호 Differential privacy',
                  post_filters='생성 후 여과 Filters', weights_published='모델 공개 Weights published')
-    if d['variant'] == 'public': names = {k: v for k,v in names.items() if k in ('method', 'synthesis', 'runs', 'weights_published')}
+    if d['variant'] == 'public': names = {k: v for k,v in names.items() if k in ('method', 'synthesis', 'runs', 'copies', 'weights_published')}
     return [*head(d, '2단계 생성', 'Stage 2, generation'), item_table(stage_items(d, 2)), ('h', 2, '생성 기록 / Record'), fields(d['facts'].get('generation'), names),
-            *([('small', word('withheld') + ': seeds, settings')] if d['variant'] == 'public' else [])]
+            *([('small', word('withheld') + ': seeds, settings')] if d['variant'] == 'public' else []), *written(d)]
+
+def written(d:dict)->list:
+    "What was changed before the tables were written, and what the last look found; for the committee."
+    changed, found = (d['facts'].get('release') or {}).get('changed'), d['facts'].get('lint')
+    out = [('h', 2, '공개 전 변경 / Changed before writing'), ('table', ['부분 Part', '변수 Variable', '바뀐 값 Became', '셀 Cells', '재실 Stays'], [[_cell(x) for x in row] for row in changed], (30, 60, 40, 25, 25))] if changed else []
+    if not found or 'findings' not in found: return out
+    rows = [[_cell(x) for x in row] for row in found['findings']] or [['–', '–', '–', '0']]
+    return [*out, ('h', 2, '공개 파일 점검 / Last look at the files'), ('table', ['규칙 Rule', '파일 File', '열 Column', '건수 Count'], rows, (40, 60, 40, 25))]
 
 # %% ../../nbs/76_release.documents.ipynb #1fa9452d
 def threat()->list:
     "Who attacks, with what, and what success means."
     t = texts()['threat']
     return [('h', 2, '위협의 설명 / The threat in plain words'), ('p', t['ko']), ('p', t['en'])]
+
+def shares(d:dict)->list:
+    "Epidemiology, original beside synthetic."
+    rows = (d['facts'].get('epidemiology') or {}).get('rows')
+    return [('h', 2, '역학적 재현 / Epidemiology'), ('table', ['지표 Share', '원본 Original', '합성 Synthetic'], [[_cell(x) for x in row] for row in rows], (90, 40, 40))] if rows else []
 
 def verification(d:dict)->list:
     "Stage 3."
@@ -205,7 +218,7 @@ def verification(d:dict)->list:
            ['자료 해시 Data hash', r['data_hash'] or '–'], ['기준 해시 Policy hash', d['policy']['sha256']], ['기준 확정 Frozen', d['policy']['frozen'] or '–']]
     statement = [('p', (f.get('statement') or {}).get(k) or '(작성 필요 to be filled in)') for k in ('ko', 'en')]
     return [*head(d, '3단계 안전성·유용성 검증', 'Stage 3, safety and utility'), *threat(), ('h', 2, '안전성 / Safety'), item_table(part(d, 'safety')),
-            ('h', 2, '유용성 / Utility'), item_table(part(d, 'utility')), ('h', 2, '충실도·유용성 설명문 / Statement'), *statement,
+            ('h', 2, '유용성 / Utility'), item_table(part(d, 'utility')), *shares(d), ('h', 2, '충실도·유용성 설명문 / Statement'), *statement,
             ('h', 2, '한계 / Limitations'), ('list', [_cell(x) for x in f.get('limitations') or ['(작성 필요 to be filled in)']]),
             ('h', 2, '재현 정보 / Record of the run'), ('table', ['항목 Field', '내용 Content'], run, (60, 110))]
 

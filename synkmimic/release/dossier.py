@@ -268,8 +268,8 @@ PUBLIC_FACTS = dict(title=(), title_ko=(), version=(), purpose=('purpose', 'user
                     original=('name', 'owner', 'format', 'rows', 'people', 'stays', 'deaths', 'period', 'notes', 'columns', 'described_share', 'unclassified'),
                     synthetic=('name', 'format', 'rows', 'people', 'stays', 'deaths', 'notes', 'columns', 'examples'),
                     screen=('records_left', 'exception'), special=('nationality_levels', 'counts'), preprocessing=('log', 'min_people'),
-                    generation=('method', 'synthesis', 'runs', 'weights_published'), lint=('small_cells',), cumulative=('earlier_versions', 'failed'),
-                    epidemiology=('text_ko', 'text_en'), statement=('ko', 'en'), limitations=(), plan=('contact', 'reverify_months', 'record_years'),
+                    generation=('method', 'synthesis', 'runs', 'copies', 'weights_published'), lint=('small_cells',), cumulative=('earlier_versions', 'failed'),
+                    epidemiology=('text_ko', 'text_en', 'rows'), statement=('ko', 'en'), limitations=(), plan=('contact', 'reverify_months', 'record_years'),
                     terms=('licence', 'report_days'), register=('version', 'date', 'tier', 'sha256'))
 PUBLIC_COLUMNS = ('no', 'dataset', 'name', 'type', 'class', 'area', 'unit', 'description', 'treatment', 'method', 'note')
 

@@ -242,23 +242,30 @@ def new_ids(
     name:str, # subject_id, hadm_id or stay_id
     words:bool, # text instead of integers
     g:np.random.Generator,
+    avoid=(), # ids that exist already, as text; 128 random bits need no such list
 )->np.ndarray: # (n,) distinct
-    "Random ids in ascending order."
-    if not words: return np.sort(_FIRST[name] + g.choice(max(9_999_999, 4*n), n, replace=False))
+    "Random ids in ascending order, none of them taken."
+    if not words:
+        first, size = _FIRST[name], max(9_999_999, 4*n)
+        old = np.array(sorted({int(i) for i in map(str, avoid) if i.isdecimal() and len(i) < 19}), 'int64') - first
+        old = old[(old >= 0) & (old < size)]
+        if n > size - len(old): raise SynkError(f'{n} new {name}s do not fit beside {len(old)} that are taken: {size} numbers begin at {first}')
+        k = np.sort(g.choice(size - len(old), n, replace=False)) # places among the free numbers
+        return first + k + np.searchsorted(old - np.arange(len(old)), k, side='right')
     b = np.sort(np.frombuffer(g.bytes(16*n).hex().encode(), 'S32')).astype('U32').astype(object)
     return np.array([f'{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}' for x in b], object)
 
-def identified(cal:pd.DataFrame, dialect:Dialect, g)->pd.DataFrame:
+def identified(cal:pd.DataFrame, dialect:Dialect, g, avoid=())->pd.DataFrame:
     "The calendar with ids, ordered by person and time; `row` is the position in the cohort."
     m, n = cal.person.max() + 1, len(cal)
     used = np.zeros(m, bool)
     used[cal.person] = True
     rank = np.zeros(m, 'int64')
     rank[used] = g.permutation(int(used.sum()))
-    ids = new_ids(int(used.sum()), 'subject_id', dialect.words, g)
+    ids = new_ids(int(used.sum()), 'subject_id', dialect.words, g, avoid)
     out = cal.assign(row=np.arange(n), subject=rank[cal.person]).sort_values(['subject', 't_in'], ignore_index=True)
-    return out.assign(subject_id=ids[out.subject], hadm_id=g.permutation(new_ids(n, 'hadm_id', dialect.words, g)),
-                      stay_id=g.permutation(new_ids(n, 'stay_id', dialect.words, g)))
+    return out.assign(subject_id=ids[out.subject], hadm_id=g.permutation(new_ids(n, 'hadm_id', dialect.words, g, avoid)),
+                      stay_id=g.permutation(new_ids(n, 'stay_id', dialect.words, g, avoid)))
 
 # %% ../../nbs/69_release.events.ipynb #0d6e524e
 def charting_times(

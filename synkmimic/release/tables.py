@@ -571,14 +571,14 @@ def _edges(subject:np.ndarray, size:int)->list: # of slices
     cut = np.unique(starts[np.minimum(np.searchsorted(starts, np.arange(0, len(subject), size)), len(starts) - 1)])
     return [slice(a, b) for a,b in zip(cut, [*cut[1:], len(subject)])]
 
-def _plan(c:Cohort, dialect:Dialect, layout:str, start_year:int|None, years:int|None, seed:int, account:Account)->tuple:
+def _plan(c:Cohort, dialect:Dialect, layout:str, start_year:int|None, years:int|None, seed:int, account:Account, avoid=())->tuple:
     "Items, codes, and the calendar with ids; the chunks are validated when they are written."
     if not pd.Series(c.stay_id).is_unique: c.validate() # says so
     g = rng(seed, 'release', layout)
     items, codes = places(c, layout, account), code_list(c, dialect, account)
     cal = calendar(c, dialect.year if start_year is None else start_year, dialect.years if years is None else years, g, account)
     _unreadable(c, items, layout, account)
-    return items, codes, identified(cal, dialect, g)
+    return items, codes, identified(cal, dialect, g, avoid)
 
 def _unreadable(c:Cohort, items, layout:str, account:Account)->None:
     "What is written, or not, such that a reader sees something else."
@@ -613,11 +613,12 @@ def write_tables(
     years:int|None=None, # in which first stays begin; None: 500 for kmimic, 90 otherwise
     chunk_stays:int=500, # stays in memory at once
     title:str='Synthetic intensive care stays', # of a MEDS dataset
+    avoid=(), # ids of real people, admissions and stays, which no new one may equal
 )->Release:
     "Write a cohort as the tables of a registry."
     form = form or ('parquet' if layout == 'meds' else 'csv.gz')
     dialect, account, folder = dialect_of(layout, form), Account(), Path(folder)
-    items, codes, cal = _plan(cohort, dialect, layout, start_year, years, seed, account)
+    items, codes, cal = _plan(cohort, dialect, layout, start_year, years, seed, account, avoid)
     with atomic_folder(folder) as root:
         chunks = _chunks(cohort, cal, items, account, chunk_stays, seed)
         if layout == 'meds': tables = _write_meds(chunks, root, items, codes, cal, title)
