@@ -66,7 +66,7 @@ python=$work/venv/bin/python
 echo "$base" > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
 touch "$(make -C "$work/clone" ENV="$work/venv" -n install | sed -n 's/^touch \([^ ]*ready-[^ ]*\).*/\1/p')" # as make leaves it
 mkdir "$work/profile" # the profile of the repository, with what this one node has
-sed "s/mem_mb=[0-9]*/mem_mb=$((memory/3))/; s/^jobs: .*/jobs: 2/; s/runtime=[0-9]*/runtime=60/" "$repo/profiles/slurm/config.yaml" > "$work/profile/config.yaml"
+sed "s/mem_mb=[0-9]*/mem_mb=$((memory/3))/; s/^jobs: .*/jobs: 2/; s/runtime=[0-9]*/runtime=60/; \$a slurm-init-seconds-before-status-checks: 5" "$repo/profiles/slurm/config.yaml" > "$work/profile/config.yaml"
 cp "$repo/profiles/slurm/requirements.txt" "$work/profile/"
 
 batch() { # name of the runs folder, further settings of make
@@ -103,6 +103,7 @@ grep -o 'JobState=[A-Z]*' "$work/log/jobs.txt" | sort | uniq -c
 jobs=$(grep -c 'JobState=COMPLETED' "$work/log/jobs.txt")
 ran=$(find "$work/slurm" -path '*/state/*.done' | wc -l)
 say "$ran notebooks and manifests finished, $jobs jobs COMPLETED, $took s"
+mv "$work/clone/_scratch/figures" "$work/figures-slurm"
 tell 'the batch, on the local cores'
 start=$SECONDS
 batch local > "$work/log/local.txt" 2>&1 || { tail -50 "$work/log/local.txt" >&2; exit 1; }
@@ -116,6 +117,7 @@ for a in "$work"/slurm/*/; do
     if diff -rq "$a/$f" "$b/$f" > "$work/log/diff.txt"; then say "$name: $(find "$a/$f" -type f | wc -l) files of $f/ byte-identical"; else status=1; say "$name: $f DIFFER"; cat "$work/log/diff.txt"; fi
   done
 done
+if diff -rq --exclude=manifest.json "$work/figures-slurm" "$work/clone/_scratch/figures" > "$work/log/diff.txt"; then say "$(find "$work/figures-slurm" -name '*.csv' -o -name numbers.json | wc -l) tables and numbers.json of the comparison byte-identical"; else status=1; cat "$work/log/diff.txt"; fi
 say
 [ "$jobs" -ge "$((ran - 1))" ] || { say 'fewer jobs than notebooks: something ran elsewhere'; status=1; }
 [ $status = 0 ] && say 'Passed.' || say 'FAILED.'
