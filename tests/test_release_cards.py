@@ -224,7 +224,7 @@ def test_the_snippet_of_the_card_gives_what_release_combine_gives(several):
     assert (space['low'], space['high']) == pytest.approx((want.low, want.high), rel=1e-3)
 
 @pytest.mark.parametrize('layout, form', [('kmimic', 'csv.gz'), ('mimiciv', 'parquet'), ('meds', 'parquet')])
-def test_the_lines_of_the_card_run(tmp_path, layout, form):
+def test_the_lines_of_the_card_run_in_every_layout(tmp_path, layout, form):
     from synkmimic.release.tables import write_tables
     from synkmimic.toy import toy_cohort
     release = tmp_path/'r'

@@ -141,7 +141,7 @@ def test_nothing_at_all_is_not_evaluated():
     d = build_dossier(None, POLICY, dict(title='t', version='0'), 'public')
     assert d['counts']['PASS'] == 0 and d['verdict']['tier'] == 'CANNOT TELL'
 
-FAILS = {'3.1.1': (0.001,)*3, '3.1.2': (0.5,)*3, '3.2.2': (0.04, 0.03, 0.05), '3.3': (0.6,)*3, '3.4.1': (2.,)*3, '3.4.2': (0.9,)*3, '3.5.1': (0.61, 0.60, 0.62),
+FAILS = {'3.1.1': (0.001,)*3, '3.1.2': (0.5,)*3, '3.2.2': (0.04, 0.03, 0.05), '3.3': (0.6,)*3, '3.4.3': (0.1, 0.05, 0.15), '3.4.2': (0.9,)*3, '3.5.1': (0.61, 0.60, 0.62),
          '3.5.2': (0.3, 0.29, 0.31), '3.5.3': (0.05,)*3, '3.5.4': (0.4,)*3, '3.5.6': (0.7, 0.69, 0.71), '3.6': (0.2, 0.1, 0.3), '3.7.1': (0.2, 0.1, 0.3), '3.8.1': (0.2, 0.1, 0.3),
          '3.8.2': (1.,)*3, '3.9': (0.2, 0.1, 0.3), '3.11.1': (0.01,)*3, '3.26.1': (0.01,)*3, '2.3.2': (0.1, 0.05, 0.15)}
 
@@ -150,6 +150,10 @@ def test_one_bad_run_of_five_fails(lock, id):
     d = built(lock, runs(change={id: FAILS[id]}))
     assert item(d, id)['status'] == 'FAIL' and 'run 4' in item(d, id)['where'] and d['verdict']['tier'] == 'INTERNAL'
     assert id in [m['id'] for m in d['verdict']['failed']]
+
+def test_a_copied_window_asks_for_a_look_and_bars_an_open_candidate(lock):
+    d = built(lock, runs(change={'3.4.1': (0.01,)*3}))
+    assert item(d, '3.4.1')['status'] == 'REVIEW' and d['verdict']['tier'] == 'INTERNAL'
 
 def test_a_run_that_was_not_evaluated(lock):
     d = built(lock, runs(drop=('3.5.1',)))

@@ -165,6 +165,7 @@ def bullets(x, lang:str='en')->str:
     "A Markdown list of texts; one line when nothing was stated."
     return '\n'.join(f'- {say(i, lang)}' for i in ([x] if isinstance(x, (str, dict)) else x or [None]))
 
+# %% ../../nbs/71_release.cards.ipynb #33af77a9
 def results_table(facts:dict)->str:
     "All measured results."
     rows = [(named(r.get('name')), result_text(r)) for r in facts.get('results') or []]
@@ -295,6 +296,7 @@ def combining(tables:dict, facts:dict)->list[str]: # nothing for one copy
             f'각 사본은 하나의 적합된 모형에서 생성한 완전한 자료이다. 분석을 사본마다 수행하고 추정값의 평균과 분산 (k/n + 1/m) × (분산의 평균)을 보고한다.', code,
             'With synkmimic: `release.combine.combine_copies(folders, analyse, rule=\'plugin\')`.']
 
+# %% ../../nbs/71_release.cards.ipynb #710787de
 def card_md(facts:dict, tables:dict)->str:
     "README.md of the release."
     p, o = facts.get('purpose') or {}, facts['original']

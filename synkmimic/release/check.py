@@ -158,6 +158,7 @@ def references(folder, tables):
     stays['stay_id'] = stays.stay_id.astype(stays.stay_id.cat.categories.dtype) if stays.stay_id.dtype == 'category' else stays.stay_id
     return known, stays.dropna().drop_duplicates('stay_id').set_index('stay_id')
 
+# %% ../../nbs/77_release.check.ipynb #6f56cb24
 def release_parts(folder):
     "The folders that hold a schema.json: the release itself, or each of its copies."
     if (folder/'schema.json').is_file(): return [folder]
@@ -184,6 +185,7 @@ def check_part(folder, tables):
     except Exception as e: found.append(('unreadable', 'stays', f'times cannot be compared ({type(e).__name__})', 1))
     return found
 
+# %% ../../nbs/77_release.check.ipynb #533a86fd
 def run_checks(folder):
     "All findings: (check, table or file, problem, count)."
     folder = Path(folder)

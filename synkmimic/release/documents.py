@@ -182,6 +182,7 @@ def prep(d:dict)->list:
                 counts='집단별 인원 People by group')),
             ('h', 2, '전처리 기록 / Preprocessing'), ('list', [_cell(x) for x in (f.get('preprocessing') or {}).get('log') or ['(작성 필요 to be filled in)']])]
 
+# %% ../../nbs/76_release.documents.ipynb #b7ace7c1
 def generation(d:dict)->list:
     "Stage 2."
     names = dict(method='방법 Method', synthesis='완전·부분 합성 Full or partial', runs='독립 생성 횟수 Runs', copies='사본 Copies', versions='버전 Versions', code='코드 Code', hardware='장비 Hardware',

@@ -141,6 +141,7 @@ def epidemiology(train, synth, most:int=12)->dict: # rows: name, original, synth
     first = rows[0]
     return dict(rows=rows, text_ko=f'원본 사망률 {first[1]}, 합성 {first[2]}; {len(rows)}개 지표를 나란히 제시', text_en=f'{first[1]} of the original stays and {first[2]} of the synthetic ones end in death; {len(rows)} shares side by side')
 
+# %% ../../nbs/78_release.facts.ipynb #21420490
 def profile(train)->dict:
     "How alone the original people are in their quasi-identifiers."
     names = identifier_names(train.schema, PipcOptions())
@@ -170,6 +171,7 @@ def _one(scores:pd.DataFrame, metric:str):
 
 def _text(pairs)->str: return ', '.join(f'{k} {v:.2f}' for k,v in pairs)
 
+# %% ../../nbs/78_release.facts.ipynb #7e26e69e
 def not_kept(cohort, left_out:pd.DataFrame|None=None)->list[dict]:
     "What such a release cannot hold."
     s = cohort.schema
