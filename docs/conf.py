@@ -1,20 +1,22 @@
-"The site: the notebooks as they are, and the package's API; nothing is executed or downloaded."
-import shutil
+"The site. `make docs` runs build.py, which lays out the sources under docs/_build/source, this file among them; nothing is executed and nothing is downloaded."
+import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-project, author, release = 'synkmimic', 'The synkmimic authors', '0.1.0'
-extensions = ['myst_nb', 'autodoc2']
-nb_execution_mode = 'off'
-myst_enable_extensions = ['dollarmath', 'amsmath']
-autodoc2_packages = [dict(path='../synkmimic', exclude_files=['_modidx.py'])]
-autodoc2_output_dir = 'api'
-autodoc2_render_plugin = 'myst'
-autodoc2_hidden_objects = ['private', 'dunder', 'undoc', 'inherited']
-html_theme, html_title = 'furo', 'synkmimic'
-exclude_patterns = ['_build', '**.ipynb_checkpoints', '**/*.failed.ipynb']
-suppress_warnings = ['autodoc2', 'myst.header', 'myst.xref_missing', 'mystnb.unknown_mime_type', 'toc.not_readable']
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-# Sphinx reads below docs/ only: the notebooks are copied there (git-ignored), without Quarto's and nbdev's `#|` lines changed.
-shutil.rmtree(ROOT/'docs'/'nbs', ignore_errors=True)
-shutil.copytree(ROOT/'nbs', ROOT/'docs'/'nbs', ignore=shutil.ignore_patterns('.*', '*.failed.ipynb'))
+project, author, release = 'synkmimic', 'The synkmimic authors', '0.1.0'
+extensions = ['myst_nb', 'formulas']
+nb_execution_mode = 'off'
+nb_merge_streams = True
+nb_ipywidgets_js = {} # no widgets, so no scripts of theirs from elsewhere
+myst_enable_extensions = ['dollarmath', 'amsmath', 'deflist', 'colon_fence']
+myst_heading_anchors = 3
+html_math_renderer = 'mathml'
+html_theme, html_title, language = 'furo', 'synkmimic', 'en'
+html_static_path, html_css_files, html_copy_source, html_show_sphinx = ['_static'], ['site.css'], False, False
+html_theme_options = dict(top_of_page_buttons=[])
+templates_path, exclude_patterns = [], ['**.ipynb_checkpoints', '**/*.failed.ipynb']
+python_maximum_signature_line_length = 88
+add_module_names, toc_object_entries_show_parents = False, 'hide'
+# A notebook begins some sections a level deeper; outputs of a kind that a page cannot show have another kind beside them.
+suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']

@@ -25,6 +25,7 @@ import itertools
 import os
 import platform
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -188,7 +189,7 @@ def execute(
     target, # executed notebook, `.../X.ipynb`
     parameters:dict, # for the parameters cell
     label:str='', # shown before progress lines
-    marks:dict|None=None, # saved in the notebook's metadata, such as the data's origin
+    marks:dict|None=None, # saved in the notebook's metadata, such as the data's origin, beside the size of the largest process
 )->Path:
     "Run a notebook; `target` exists only if every cell succeeded."
     papermill = _papermill()
@@ -202,19 +203,22 @@ def execute(
         with own_sockets() as options:
             papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
                                        stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'], config=options)
-        _mark(working, marks)
-        os.replace(working, target)
+        os.replace(_mark(working, marks), target)
     except DeadKernelError:
         raise SynkError(f'{notebook.name}: its kernel died. The usual cause is memory: fewer CORES, or a smaller data.max_stays.') from None
     except papermill.PapermillExecutionError as e:
         raise SynkError(f'{notebook.name} stopped at cell {e.exec_count}: {e.ename}: {e.evalue}\n        The notebook with the full trace: {failed}') from None
     finally:
-        if working.exists(): os.replace(working, failed)
+        if working.exists(): os.replace(_mark(working, marks), failed)
     return target
 
-def _mark(path:Path, marks:dict|None)->None:
-    "Save the data's origin in an executed notebook."
-    if marks: write_json(read_json(path) | dict(metadata=read_json(path)['metadata'] | dict(synkmimic=marks)), path)
+def _mark(path:Path, marks:dict|None)->Path:
+    "Save the data's origin in an executed notebook, and the largest process so far below this one, in MB: of `make paper`, in which each has its own, the kernel."
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+    try: book = read_json(path)
+    except DataError: return path # torn: the process that wrote it was killed
+    write_json(book | dict(metadata=book['metadata'] | dict(synkmimic=(marks or {}) | dict(peak_mb=round(peak)))), path)
+    return path
 
 # %% ../nbs/82_paper.ipynb #cdde393c
 @dataclass(frozen=True)
@@ -757,7 +761,14 @@ def _make(run:Path, cores:int, targets=(), executor:str='')->int:
     figures = Path(read_json(run/'run.json')['figures'])
     status = _quiet(snakemake_command(run, cores, targets, executor_profile(executor)), run/'snakemake.log')
     print(f'up to date: {_shown(figures)}' if status == 0 else 'stopped; what is finished is kept, and the same command goes on from here')
+    _report(run)
     return status
+
+def _report(run:Path)->None:
+    "One page on the run, by a process of its own: whatever becomes of the page, the run stands."
+    made = subprocess.run([sys.executable, '-m', 'synkmimic.report', str(run)], capture_output=True, text=True, encoding='utf-8', errors='replace')
+    why = (made.stderr.strip().splitlines() or ['no reason given'])[-1]
+    print(f"report {_shown(run/'report.html')}" if made.returncode == 0 else f'report: not written ({why})', flush=True)
 
 def _shown(path:Path)->str: return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
