@@ -49,10 +49,14 @@ ifeq ($(MAKECMDGOALS)$(NAME),stage)
 $(error make stage NAME=...: one of $(basename $(notdir $(wildcard nbs/paper/*.ipynb))))
 endif
 
-.PHONY: paper batch sweep verify stage test check export outputs docs lab install wheelhouse clean help
+.PHONY: paper prose batch sweep verify stage test check export outputs docs lab install wheelhouse clean help
 
 paper: $(READY) $(PLUGGED) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES EXECUTOR ITEMS)
 	@$(PY) -m synkmimic.paper run $(SETTINGS) --cores $(CORES) $(ITEMS)
+	@$(PY) -m synkmimic.prose
+
+prose: $(READY) ## PAPER.md from nbs/paper/PAPER.md and the numbers of the runs (make paper does it too)
+	@$(PY) -m synkmimic.prose
 
 batch: $(READY) $(PLUGGED) ## seeds, samplers and settings side by side, compared: SEEDS='0 1 2' [SAMPLERS='a b'] [SWEEP=file.yaml] and paper's settings
 	@$(PY) -m synkmimic.paper sweep $(SETTINGS) --seeds '$(SEEDS)' --spec '$(SWEEP)' --cores $(CORES)
@@ -82,8 +86,8 @@ export: $(READY) ## write synkmimic/*.py from the notebooks
 outputs: $(READY) ## run the library notebooks again and keep their outputs: NBS='nbs/05_config.ipynb ...'
 	@$(PY) tests/run_notebooks.py --keep $(NBS)
 
-docs: $(READY) ## the site in docs/_build/html, from the notebooks as they are
-	@$(PY) -m sphinx -q -b html docs docs/_build/html && echo 'docs/_build/html/index.html'
+docs: $(READY) ## the site in docs/_build/html, from the notebooks as they are, its links checked
+	@$(PY) docs/build.py
 
 lab: $(READY) ## JupyterLab
 	@$(ENV)/bin/jupyter lab --notebook-dir nbs
