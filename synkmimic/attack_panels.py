@@ -79,7 +79,7 @@ def frontier(
         for k,name in enumerate(series):
             d, colour = frame[(frame.panel == panel) & (frame.series == name)], list(COLOURS.values())[k % 7]
             ax.errorbar(d.x, d.y, xerr=np.abs(np.stack([d.x - d.x_low, d.x_high - d.x])), yerr=np.abs(np.stack([d.y - d.y_low, d.y_high - d.y])),
-                        fmt='o-' if len(d) > 1 and name else 'o', ms=3, lw=0.8, color=colour, label=name)
+                        fmt='o-' if len(d) > 1 and d.label.astype(bool).any() else 'o', ms=3, lw=0.8, color=colour, label=name)
             for e in d.itertuples(): ax.annotate(e.label, (e.x, e.y), xytext=(3, 3), textcoords='offset points', fontsize=6, color=colour)
         ax.set(xlabel=panel)
     axes[0, 0].set_ylabel(gain)
