@@ -61,14 +61,14 @@ export: $(READY) ## write synkmimic/*.py from the notebooks
 outputs: $(READY) ## run the library notebooks again and keep their outputs: NBS='nbs/05_config.ipynb ...'
 	@$(PY) tests/run_notebooks.py --keep $(NBS)
 
-docs: $(READY) ## the site in docs/_build/html, from the notebooks as they are
-	@$(PY) -m sphinx -q -b html docs docs/_build/html && echo 'docs/_build/html/index.html'
+docs: $(READY) ## the site in docs/_build/html, from the notebooks as they are, every link checked
+	@$(PY) docs/build.py
 
 lab: $(READY) ## JupyterLab
 	@$(ENV)/bin/jupyter lab --notebook-dir nbs
 
 clean: ## remove what is made by the build (runs/ and figures/ stay)
-	@rm -rf _scratch _docs docs/_build docs/nbs .pytest_cache .ruff_cache build *.egg-info; find synkmimic tests -name __pycache__ -type d -exec rm -rf {} +
+	@rm -rf _scratch _docs docs/_build .pytest_cache .ruff_cache build *.egg-info; find synkmimic tests -name __pycache__ -type d -exec rm -rf {} +
 	@echo 'removed scratch files; runs/, figures/ and .venv are kept'
 
 help: ## this list
