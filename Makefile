@@ -107,7 +107,7 @@ wheelhouse: ## collect all wheels for this Python and platform in wheelhouse/, f
 	@echo "wheelhouse: $$(ls wheelhouse/*.whl | wc -l) wheels, $$(du -sh wheelhouse | cut -f1), for $$($(PY) -V). Copy it with the repository, then: make install OFFLINE=1"
 
 clean: ## remove what is made by the build (runs/ and figures/ stay)
-	@rm -rf _scratch _docs docs/_build docs/nbs .pytest_cache .ruff_cache build *.egg-info; find synkmimic tests -name __pycache__ -type d -exec rm -rf {} +
+	@rm -rf _scratch _docs docs/_build .pytest_cache .ruff_cache build *.egg-info; find synkmimic tests -name __pycache__ -type d -exec rm -rf {} +
 	@echo 'removed scratch files; runs/, figures/ and .venv are kept'
 
 help: ## this list

@@ -141,6 +141,12 @@ def class_entry(c:ast.ClassDef, said:dict[int, str])->str:
     return f'`````{{py:class}} {head}\n' + '\n\n'.join(x for x in inside if x) + '\n`````'
 
 
+def data_entry(name:str, value:ast.expr, said:str)->str:
+    "A directive for a constant."
+    shown = ' '.join(ast.unparse(value).split())
+    return f'````{{py:data}} {name}\n' + (f':value: {shown}\n' if len(shown) < 100 else '') + f'\n{clean(said)}\n````'
+
+
 def module_page(file:Path, notebook:Path)->tuple[str, str]: # dotted name, page
     "Everything public in one module."
     source, name = file.read_text(encoding='utf-8'), '.'.join(('synkmimic', *file.relative_to(ROOT/'synkmimic').with_suffix('').parts))
@@ -151,9 +157,9 @@ def module_page(file:Path, notebook:Path)->tuple[str, str]: # dotted name, page
     for n in tree.body:
         if isinstance(n, ast.FunctionDef) and n.name in public: out.append(function_entry(n, said))
         if isinstance(n, ast.ClassDef) and n.name in public: out.append(class_entry(n, said))
-        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name) and n.targets[0].id in public:
-            value = ' '.join(ast.unparse(n.value).split())
-            out.append(f'````{{py:data}} {n.targets[0].id}\n' + (f':value: {value}\n' if len(value) < 100 else '') + f'\n{clean(said.get(n.end_lineno, ""))}\n````')
+        if isinstance(n, ast.Assign):
+            pairs = zip(n.targets[0].elts, n.value.elts) if isinstance(n.targets[0], ast.Tuple) else [(n.targets[0], n.value)]
+            out += [data_entry(t.id, v, said.get(n.end_lineno, '')) for t,v in pairs if isinstance(t, ast.Name) and t.id in public]
     return name, '\n\n'.join(x for x in out if x) + '\n'
 
 

@@ -11,6 +11,7 @@ nb_merge_streams = True
 nb_ipywidgets_js = {} # no widgets, so no scripts of theirs from elsewhere
 myst_enable_extensions = ['dollarmath', 'amsmath', 'deflist', 'colon_fence']
 myst_heading_anchors = 3
+myst_dmath_double_inline = True # $$...$$ inside a paragraph is still a formula of its own
 html_math_renderer = 'mathml'
 html_theme, html_title, language = 'furo', 'synkmimic', 'en'
 html_static_path, html_css_files, html_copy_source, html_show_sphinx = ['_static'], ['site.css'], False, False

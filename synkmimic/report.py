@@ -148,7 +148,7 @@ def markdown_html(
         elif line := lines.pop(0).strip(): out.append(f'<p>{inline(line)}</p>')
     return '\n'.join(out)
 
-# %% ../nbs/86_report.ipynb #1a427842
+# %% ../nbs/86_report.ipynb #86b6a03e
 def _img(data:bytes, kind:str, alt:str)->str:
     return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
@@ -179,9 +179,11 @@ def loss_picture(
 
 def histories(run:Path)->dict[str, Path]: # model -> file
     "Histories of the models of a run."
-    return {p.parent.relative_to(run/'models').as_posix(): p for p in sorted((run/'models').glob('**/history.csv'))}
+    found = {p.parent.relative_to(run/'models').as_posix(): p for p in sorted((run/'models').glob('**/history.csv'))}
+    first = ('static_vae', 'temporal_vae', 'latent_gan') # as they are trained
+    return dict(sorted(found.items(), key=lambda i: ([*first, i[0].split('/')[0]].index(i[0].split('/')[0]), i[0])))
 
-# %% ../nbs/86_report.ipynb #62485ced
+# %% ../nbs/86_report.ipynb #299d73f8
 _SIGNS = dict(done='●', failed='✕', stopped='◐', stale='◌', waiting='○')
 
 def summary_part(run:Path, stages:list[Stage])->str:
@@ -208,34 +210,36 @@ def stage_part(run:Path, stages:list[Stage])->str:
         name = f'<a href="notebooks/{file.name}">{s.name}</a>' if file.exists() else s.name
         cost = '' if s.seconds is None else clock(s.seconds)
         bar = f'<span class="bar" style="width:{100*(s.seconds or 0)/most:.1f}%"></span>' if s.seconds and not s.lender else ''
-        rows.append([Markup(f'<span class="{s.status}">{_SIGNS[s.status]} {s.status}</span>'), Markup(name), title_of(s.name)[0], Markup(cost + bar),
-                     f'{s.memory:,.0f}' if s.memory else '', f'from {s.lender}' if s.lender else s.start])
-    return html_table(['status', 'notebook', 'what it makes', 'time', 'MB', 'begun (UTC)'], rows, 'Notebooks of the run')
+        rows.append([Markup(f'<span class="{s.status}">{_SIGNS[s.status]} {s.status}</span>'), Markup(name), Markup(cost + bar),
+                     f'{s.memory:,.0f}' if s.memory else '', title_of(s.name)[0], f'from {s.lender}' if s.lender else s.start])
+    return html_table(['status', 'notebook', 'time', 'MB', 'what it makes', 'begun (UTC)'], rows, 'Notebooks of the run')
 
-# %% ../nbs/86_report.ipynb #dda70392
-def warning_part(stages:list[Stage], most:int=12)->str:
-    "What the notebooks were warned of."
-    out = []
+# %% ../nbs/86_report.ipynb #3e7132af
+def warning_part(stages:list[Stage], most:int=40)->str:
+    "What the notebooks were warned of; one line for a warning, with the notebooks that it came in."
+    where = {}
     for s in stages:
-        lines = [f'<li>{html.escape(t)}{f" (x{n})" if n > 1 else ""}</li>' for t,n in s.warnings[:most]]
-        if len(s.warnings) > most: lines.append(f'<li>and {len(s.warnings) - most} more, in the notebook</li>')
-        if lines: out.append(f'<h3>{s.name}</h3><ul class="lines">{"".join(lines)}</ul>')
-    return '\n'.join(out) or '<p>None.</p>'
+        for text,n in s.warnings: where.setdefault(text, []).append(s.name + (f' x{n}' if n > 1 else ''))
+    lines = [f'<li>{html.escape(t)} <span class="promise">({", ".join(w)})</span></li>' for t,w in [*where.items()][:most]]
+    if len(where) > most: lines.append(f'<li>and {len(where) - most} more, in the notebooks</li>')
+    return f'<ul class="lines">{"".join(lines)}</ul>' if lines else '<p>None.</p>'
 
 def _files(folder:Path, name:str, suffix:str)->list[Path]:
     "What an item wrote: `X.png`, `X_1.png`, ..."
     return sorted(p for p in folder.glob(f'{name}*{suffix}') if p.stem == name or p.stem.startswith(f'{name}_'))
 
+_OLD = '<p class="stale">Made with earlier code or settings.</p>'
+
 def item_part(figures:Path, stages:list[Stage], suffix:str, most:int=9_000_000)->str:
     "Items of the paper that this run has made: pictures (.png) or tables (.md)."
     out, size = [], 0
-    for s in (s for s in stages if s.status == 'done' and s.name[0] in 'tfs'):
+    for s in (s for s in stages if s.status in ('done', 'stale') and s.name[0] in 'tfs'):
         (title, promise), body = title_of(s.name), []
         for path in _files(figures, s.name, suffix):
             part = picture(path, f'{title}: {promise}') if suffix == '.png' else markdown_html(path.read_text(encoding='utf-8'), title)
             size += len(part)
             body.append(part if size < most else f'<p>{inline(path.name)} is left out: the page would grow too large.</p>')
-        if body: out.append(f'<h3 id="{s.name}{suffix[1]}">{inline(title)}</h3><p class="promise">{inline(promise)}</p>' + '\n'.join(body))
+        if body: out.append(f'<h3 id="{s.name}{suffix[1]}">{inline(title)}</h3><p class="promise">{inline(promise)}</p>{_OLD if s.status == "stale" else ""}' + '\n'.join(body))
     return '\n'.join(out) or '<p>None yet.</p>'
 
 def loss_part(run:Path)->str:
@@ -268,7 +272,7 @@ def making_part(run:Path, what:dict)->str:
     asked = '<p>Asked for: ' + ' '.join(f'<code>{html.escape(_shown(o))}</code>' for o in what['overrides']) + '</p>'
     return f'{asked}{html_table(["what", "value"], facts, "Versions and seeds")}{cohorts}<details><summary>All options</summary>{options}</details>'
 
-# %% ../nbs/86_report.ipynb #774dc3a1
+# %% ../nbs/86_report.ipynb #00aaec41
 _CSS = '''
 :root{color-scheme:light} *{box-sizing:border-box}
 body{margin:0 auto;max-width:76rem;padding:1rem;color:#1b1b1b;background:#fff;font:16px/1.5 system-ui,-apple-system,"Segoe UI","Noto Sans KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif;overflow-wrap:anywhere}
@@ -276,7 +280,7 @@ h1{font-size:1.6rem;margin:.2rem 0} h2{margin:2.2rem 0 .6rem;border-bottom:1px s
 nav a{margin-right:.9rem;line-height:2} a{color:#0b5394} p{margin:.4rem 0} img{max-width:100%;height:auto;display:block} code{background:#f1f1f1;padding:0 .25em;border-radius:3px;font-size:.88em}
 .said{font-size:1.15rem} .promise,dt{color:#555} dl{display:flex;flex-wrap:wrap;gap:.4rem 2rem;margin:.8rem 0} dt{font-size:.85rem} dd{margin:0;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto;margin:.5rem 0} table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums} th,td{padding:.25rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid #e3e3e3;overflow-wrap:normal}
-th{border-bottom:2px solid #999} td{min-width:3.2rem} td:nth-child(3){min-width:7rem} .bar{display:block;height:4px;background:#0072b2;margin-top:2px}
+th{border-bottom:2px solid #999} td{min-width:3.2rem} td:nth-child(5){min-width:9rem} .bar{display:block;height:4px;background:#0072b2;margin-top:2px}
 .done{color:#1d6b43;white-space:nowrap} .failed{color:#9c1c13} .stopped,.stale{color:#855a00;white-space:nowrap} .waiting{color:#666;white-space:nowrap}
 p.failed{border-left:4px solid #b3261e;background:#fdf1f0;padding:.4rem .7rem} summary{cursor:pointer;padding:.3rem 0} .lines{font:13px/1.45 ui-monospace,Menlo,Consolas,monospace;padding-left:1.2rem}
 @media print{nav{display:none} .wide{overflow:visible} details{display:block}}
