@@ -148,10 +148,11 @@ def release_scores(
     seed:int=0,
     findings:pd.DataFrame|None=None, # of release.check, on the tables
     rows:int=0, # of the tables
+    again=None, # Cohort read back from the tables: the hard rules are about the files
 )->pd.DataFrame: # tidy scores
     "What the policy asks of a release beside the three pillars."
     require_same_schema(train, holdout, synth)
     require_apart(train, holdout)
-    found = membership_rows(train, holdout, synth, n_boot, seed) + disclosure_rows(train, holdout, synth, n_boot, seed) + rule_rows(synth)
+    found = membership_rows(train, holdout, synth, n_boot, seed) + disclosure_rows(train, holdout, synth, n_boot, seed) + rule_rows(synth if again is None else again)
     if findings is not None and rows: found.append(table_row(findings, rows))
     return score_frame(found, 'privacy', DIRECTIONS)
