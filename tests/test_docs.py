@@ -2,9 +2,7 @@
 import contextlib
 import importlib.util
 import io
-import os
 import re
-import sys
 from pathlib import Path
 
 import pytest

@@ -1,5 +1,4 @@
 "The run report: one page that stands alone, says what is true of the folder, and lets nothing of a notebook become markup."
-import json
 import re
 import subprocess
 import sys
