@@ -72,11 +72,12 @@ def paper_index(notebooks:list[Path])->str:
             out.append('The stages that the items read from. A run keeps them, executed, in its folder.')
             out.append('```{toctree}\n:maxdepth: 1\n\n' + '\n'.join(f'nbs/paper/{p.stem}' for p in own) + '\n```')
             continue
-        rows = ['| | | |', '|---|---|---|']
+        small = {p: next((f'figures/{q.parent.name}/{q.name}' for r in RUNS for q in sorted((ROOT/'figures'/r).glob(f'{p.stem}*.png'))), '') for p in own}
+        drawn = any(small.values())
+        rows = ['| item | what it shows |' + ' |'*drawn, '|---|---|' + '---|'*drawn]
         for p in own:
-            small = next((f'figures/{r}/{p.stem}.png' for r in RUNS if (ROOT/'figures'/r/f'{p.stem}.png').exists()), '')
             title, promise = (x.replace('|', r'\|') for x in title_and_promise(p))
-            rows.append(f'| [{title}](paper/{p.stem}.md) | {promise} | {f"![]({small})" if small else ""} |')
+            rows.append(f'| [{title}](paper/{p.stem}.md) | {promise} |' + (f' {f"![{title}]({small[p]})" if small[p] else ""} |' if drawn else ''))
         out += [':::{container} thumbs\n' + '\n'.join(rows) + '\n:::', '```{toctree}\n:hidden:\n\n' + '\n'.join(f'paper/{p.stem}' for p in own) + '\n```']
     out.append('```{toctree}\n:hidden:\n\n' + '\n'.join(f'nbs/paper/{p.stem}' for p in notebooks if p.stem[0] != 'a') + '\n```')
     return '\n\n'.join(out) + '\n'
@@ -116,6 +117,7 @@ def function_entry(f:ast.FunctionDef, said:dict[int, str], kind:str='function')-
     "A directive for a function or a method."
     doc = clean(ast.get_docstring(f) or '')
     own = {ast.unparse(d) for d in f.decorator_list}
+    if kind == 'method' and 'staticmethod' not in own: f.args.args = f.args.args[1:] # self, cls
     if 'property' in own or 'cached_property' in ' '.join(own): kind, head = 'property', f.name
     else: head = f.name + signature(f)
     kind = {'classmethod': 'classmethod', 'staticmethod': 'staticmethod'}.get(next((d for d in own if d in ('classmethod', 'staticmethod')), ''), kind)
@@ -180,6 +182,10 @@ def lay_out(source:Path)->None:
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(HERE, source, ignore=shutil.ignore_patterns('_build', '__pycache__', 'build.py', 'check_links.py'))
     shutil.copytree(ROOT/'nbs', source/'nbs', ignore=shutil.ignore_patterns('.*', '_*', '*.failed.ipynb', '*.toml', '*.yaml'))
+    for p in (source/'nbs').glob('*.ipynb'): # the cell that names the module says nothing to a reader
+        book = json.loads(p.read_text(encoding='utf-8'))
+        book['cells'] = [c for c in book['cells'] if not ''.join(c['source']).startswith('#| default_exp')]
+        p.write_text(json.dumps(book, ensure_ascii=False), encoding='utf-8')
     for p in (ROOT/'figures').glob('*/*.png'):
         (source/'figures'/p.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy2(p, source/'figures'/p.parent.name)

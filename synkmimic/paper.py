@@ -189,7 +189,7 @@ def execute(
     target, # executed notebook, `.../X.ipynb`
     parameters:dict, # for the parameters cell
     label:str='', # shown before progress lines
-    marks:dict|None=None, # saved in the notebook's metadata, such as the data's origin, beside the size of the largest process
+    marks=None, # called when the notebook has run: a dict for its metadata, such as the data's origin, beside the size of the largest process
 )->Path:
     "Run a notebook; `target` exists only if every cell succeeded."
     papermill = _papermill()
@@ -205,19 +205,19 @@ def execute(
                                        stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'], config=options)
         os.replace(_mark(working, marks), target)
     except DeadKernelError:
-        raise SynkError(f'{notebook.name}: its kernel died. The usual cause is memory: fewer CORES, or a smaller data.max_stays.') from None
+        raise SynkError(f'{notebook.name}: its kernel died. The usual cause is memory: fewer CORES, a smaller data.memory_limit, or fewer stays.') from None
     except papermill.PapermillExecutionError as e:
         raise SynkError(f'{notebook.name} stopped at cell {e.exec_count}: {e.ename}: {e.evalue}\n        The notebook with the full trace: {failed}') from None
     finally:
         if working.exists(): os.replace(_mark(working, marks), failed)
     return target
 
-def _mark(path:Path, marks:dict|None)->Path:
+def _mark(path:Path, marks)->Path:
     "Save the data's origin in an executed notebook, and the largest process so far below this one, in MB: of `make paper`, in which each has its own, the kernel."
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
     try: book = read_json(path)
     except DataError: return path # torn: the process that wrote it was killed
-    write_json(book | dict(metadata=book['metadata'] | dict(synkmimic=(marks or {}) | dict(peak_mb=round(peak)))), path)
+    write_json(book | dict(metadata=book['metadata'] | dict(synkmimic=(marks() if marks else {}) | dict(peak_mb=round(peak)))), path)
     return path
 
 # %% ../nbs/82_paper.ipynb #cdde393c
@@ -459,7 +459,7 @@ def run_notebook(
     clear_stale(run, name, key)
     os.environ.setdefault('SOURCE_DATE_EPOCH', '0')
     head = f'[{place.rjust(5)}] {name:<24}' if place else f'{name:<24}'
-    try: done = execute(notebook, run/'notebooks'/f'{name}.ipynb', given, label=name, marks=origin_of(run))
+    try: done = execute(notebook, run/'notebooks'/f'{name}.ipynb', given, label=name, marks=functools.partial(origin_of, run)) # asked when it has run: only then does the first stage have an origin
     except SynkError as e: raise SynkError(f'{head} FAILED after {clock(time.monotonic() - start)}\n        {e}') from None
     for old in (run/'state').glob(f'{name}.*.done'): old.unlink()
     write_text(f'{time.monotonic() - start:.1f}\n', done_mark(run, name, key))

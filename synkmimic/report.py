@@ -272,17 +272,18 @@ def making_part(run:Path, what:dict)->str:
     asked = '<p>Asked for: ' + ' '.join(f'<code>{html.escape(_shown(o))}</code>' for o in what['overrides']) + '</p>'
     return f'{asked}{html_table(["what", "value"], facts, "Versions and seeds")}{cohorts}<details><summary>All options</summary>{options}</details>'
 
-# %% ../nbs/86_report.ipynb #00aaec41
+# %% ../nbs/86_report.ipynb #0baa5b22
 _CSS = '''
 :root{color-scheme:light} *{box-sizing:border-box}
 body{margin:0 auto;max-width:76rem;padding:1rem;color:#1b1b1b;background:#fff;font:16px/1.5 system-ui,-apple-system,"Segoe UI","Noto Sans KR","Apple SD Gothic Neo","Malgun Gothic",sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.6rem;margin:.2rem 0} h2{margin:2.2rem 0 .6rem;border-bottom:1px solid #ccc;font-size:1.25rem} h3{margin:1.4rem 0 .3rem;font-size:1.02rem}
-nav a{margin-right:.9rem;line-height:2} a{color:#0b5394} p{margin:.4rem 0} img{max-width:100%;height:auto;display:block} code{background:#f1f1f1;padding:0 .25em;border-radius:3px;font-size:.88em}
+nav a{margin-right:.9rem;line-height:2;white-space:nowrap} a{color:#0b5394} p{margin:.4rem 0} img{max-width:100%;height:auto;display:block} code{background:#f1f1f1;padding:0 .25em;border-radius:3px;font-size:.88em}
 .said{font-size:1.15rem} .promise,dt{color:#555} dl{display:flex;flex-wrap:wrap;gap:.4rem 2rem;margin:.8rem 0} dt{font-size:.85rem} dd{margin:0;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto;margin:.5rem 0} table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums} th,td{padding:.25rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid #e3e3e3;overflow-wrap:normal}
-th{border-bottom:2px solid #999} td{min-width:3.2rem} td:nth-child(5){min-width:9rem} .bar{display:block;height:4px;background:#0072b2;margin-top:2px}
+th{border-bottom:2px solid #999} td{min-width:3.2rem} #notebooks td:nth-child(5){min-width:21rem} .bar{display:block;height:4px;background:#0072b2;margin-top:2px}
 .done{color:#1d6b43;white-space:nowrap} .failed{color:#9c1c13} .stopped,.stale{color:#855a00;white-space:nowrap} .waiting{color:#666;white-space:nowrap}
 p.failed{border-left:4px solid #b3261e;background:#fdf1f0;padding:.4rem .7rem} summary{cursor:pointer;padding:.3rem 0} .lines{font:13px/1.45 ui-monospace,Menlo,Consolas,monospace;padding-left:1.2rem}
+@media (max-width:50rem){table{width:max-content} th,td{max-width:17rem}}
 @media print{nav{display:none} .wide{overflow:visible} details{display:block}}
 '''
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
