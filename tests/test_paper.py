@@ -111,7 +111,9 @@ def test_only_what_is_stale_reruns(house):
     little(house, 'a5_fidelity', prose='Many more words about the same thing.')
     assert make(house)[:2] == ([], 0), 'times and prose do not count'
     little(house, 'a5_fidelity', more='x = 1')
-    assert make(house)[0] == ['a5_draws', 'a5_fidelity', 'a8_release', 'f4_acf', 'f6_subgroups', 's2_ablation', 's3_features', 's5_variance', 't2_fidelity', 't8_dossier'], 'changed code reruns the notebook and what needs it'
+    ran, status, said = make(house)
+    assert status == 0, said
+    assert ran == ['a5_draws', 'a5_fidelity', 'a8_release', 'f4_acf', 'f6_subgroups', 's2_ablation', 's3_features', 's5_variance', 't2_fidelity', 't8_dossier'], 'changed code reruns the notebook and what needs it'
     module = house/'synkmimic'/'schema.py'
     module.write_text(module.read_text() + '\n# a comment\n')
     assert make(house)[0] == [], 'a comment in a module does not count'
