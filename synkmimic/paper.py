@@ -193,7 +193,6 @@ def execute(
 )->Path:
     "Run a notebook; `target` exists only if every cell succeeded."
     papermill = _papermill()
-    from nbclient.exceptions import DeadKernelError
     notebook, target = Path(notebook), Path(target)
     check_parameters(notebook, parameters)
     failed, working = target.with_suffix('.failed.ipynb'), target.with_name(f'.{target.stem}.running.ipynb')
@@ -204,8 +203,8 @@ def execute(
             papermill.execute_notebook(str(notebook), str(working), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name='python3',
                                        stdout_file=_Passing(label or target.stem), extra_arguments=['--log-level=50'], config=options)
         os.replace(_mark(working, marks), target)
-    except DeadKernelError:
-        raise SynkError(f'{notebook.name}: its kernel died. The usual cause is memory: fewer CORES, a smaller data.memory_limit, or fewer stays.') from None
+    except RuntimeError as e: # nbclient's, at the start of a kernel or later
+        raise SynkError(f'{notebook.name}: its kernel died ({e}). The usual cause is memory: fewer CORES, a smaller data.memory_limit, or fewer stays.') from None
     except papermill.PapermillExecutionError as e:
         raise SynkError(f'{notebook.name} stopped at cell {e.exec_count}: {e.ename}: {e.evalue}\n        The notebook with the full trace: {failed}') from None
     finally:
@@ -473,15 +472,16 @@ JUDGED = ('a4_generate', 'a5_fidelity', 'a5_draws', 'a6_utility', 'a7_privacy_mo
 def stage_settings(name:str, settings:dict)->dict|None: # None: never shared
     "The part of a run's settings that a stage may depend on: all but what comes after it."
     paper, more, sampler = settings['paper'], {}, name.removeprefix('a3_')
+    shadowed = {k: v for k,v in paper.items() if k.startswith('shadow') or k == 'canaries'} # only the shadows and the model-based attacks read these
     if variant(name)[0] == SHADOW: # all models of the first sampler, trained on other people
         sampler = paper['samplers'][0].removesuffix('_plain')
-        more = {k: v for k,v in paper.items() if k.startswith('shadow') or k == 'canaries'} | dict(sampler=sampler)
+        more = shadowed | dict(sampler=sampler)
     if name.startswith('a3_') or more: parts = (*BUILDS_ON['a2_temporal_vae'], sampler, 'record_critic')
     elif name in BUILDS_ON: parts = BUILDS_ON[name]
     elif name in JUDGED:
         unread = ('profile', *(('evaluation',) if name == 'a4_generate' else ()))
-        alone = () if name == 'a7_privacy_model_based' else [k for k in paper if k.startswith('shadow') or k == 'canaries'] # options that only it reads
-        return {k: v for k,v in settings.items() if k not in unread} | dict(paper={k: v for k,v in paper.items() if k not in alone})
+        read = paper if name == 'a7_privacy_model_based' else {k: v for k,v in paper.items() if k not in shadowed}
+        return {k: v for k,v in settings.items() if k not in unread} | dict(paper=read)
     else: return None
     after = {'model', 'train', 'evaluation', 'paper', 'profile', *(() if parts else ('transform',)), *(() if settings['data']['source'] == 'simulated' else ('simulate',))}
     kept = {k: v for k,v in settings.items() if k not in after}

@@ -189,9 +189,7 @@ def known_faults(scores:pd.DataFrame)->list[dict]: # of the released arm
     "What was measured to be wrong."
     out = []
     for metric,above,en,ko in (('ks', 0.1, 'Distributions that differ (KS distance)', '분포 차이 (KS 거리)'), ('acf_gap', 0.1, 'Memory within a stay that differs (autocorrelation)', '시간 구조 차이 (자기상관)'),
-                               ('missing_by_hour', 0.05, 'Charting that differs (missing share by hour)', '측정 빈도 차이'), ('violation_difference', 0.01, 'Rules of the body broken more often than in real stays (share of stays)', '임상 규칙 위반이 실제보다 많음'),
-                               ('spread_within', 0.2, 'Spread within a stay that differs', '재실 내 변동 차이')):
-        if metric in ('spread_within',): continue
+                               ('missing_by_hour', 0.05, 'Charting that differs (missing share by hour)', '측정 빈도 차이'), ('violation_difference', 0.01, 'Rules of the body broken more often than in real stays (share of stays)', '임상 규칙 위반이 실제보다 많음')):
         if pairs := _worst(scores, metric, above): out.append(dict(en=f'{en}: {_text(pairs)}', ko=f'{ko}: {_text(pairs)}'))
     auc = _one(scores, 'c2st_auc_raw')
     if auc is not None: out.append(dict(en=f'A classifier tells synthetic from real stays with an AUC of {auc:.2f} (0.5: not at all)', ko=f'합성과 실제를 구별하는 분류기의 AUC {auc:.2f} (0.5이면 구별 불가)'))
