@@ -1093,6 +1093,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.nearest_records': ( 'privacy.attribute.html#nearest_records',
                                                                                               'synkmimic/privacy/attribute.py'),
+                                             'synkmimic.privacy.attribute.nearest_without': ( 'privacy.attribute.html#nearest_without',
+                                                                                              'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.one_stay_each': ( 'privacy.attribute.html#one_stay_each',
                                                                                             'synkmimic/privacy/attribute.py'),
                                              'synkmimic.privacy.attribute.possible_secrets': ( 'privacy.attribute.html#possible_secrets',
