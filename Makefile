@@ -67,10 +67,10 @@ verify: $(READY) ## make a committed run again in _scratch and compare every num
 	@$(PY) -m synkmimic.verify --rerun '$(or $(RUN),$(if $(filter simulated,$(DATA)),$(PROFILE),$(DATA)$(if $(filter demo,$(PROFILE)),,-$(PROFILE))))' --root '$(ROOT)' \
 	  --cores $(CORES) $(if $(STRICT),--strict) $(if $(RESUME),--resume) --items $(ITEMS)
 
-stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC=] and paper's settings
+stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC= COPIES=] and paper's settings
 	@$(PY) -m synkmimic.paper one $(NAME) $(SETTINGS) $(if $(COHORT),-p cohort='$(COHORT)') $(if $(HOLDOUT),-p holdout='$(HOLDOUT)') \
 	  $(if $(TRANSFORM),-p transform='$(TRANSFORM)') $(if $(STATIC),-p static_vae='$(STATIC)') $(if $(TEMPORAL),-p temporal_vae='$(TEMPORAL)') \
-	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)')
+	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)') $(if $(COPIES),-p copies=$(COPIES))
 
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests

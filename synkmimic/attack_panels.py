@@ -101,7 +101,8 @@ def pair_sheet(
             for k,arm in enumerate(frame.arm.unique()):
                 e = d[(d.feature == feature) & (d.arm == arm)].dropna(subset=['value'])
                 ax.plot(e.hour, e.value, marker='.', ms=2, lw=0.7, color=arm_look(arm, k)['color'])
-            ax.tick_params(labelsize=5, length=1.5, pad=1)
+            ax.tick_params(labelsize=5, length=1.5, pad=1, labelbottom=pair == pairs[-1])
+            ax.set_xlim(frame.hour.min() - 0.5, frame.hour.max() + 0.5)
             if pair == pairs[0]: ax.set_title(feature.replace('_', ' '), fontsize=7)
         line[0].set_ylabel(f'{pair}: {d.distance.iloc[0]:.2f}', fontsize=6)
     return fig
