@@ -49,7 +49,7 @@ ifeq ($(MAKECMDGOALS)$(NAME),stage)
 $(error make stage NAME=...: one of $(basename $(notdir $(wildcard nbs/paper/*.ipynb))))
 endif
 
-.PHONY: paper prose batch sweep verify stage test check export outputs docs lab install wheelhouse clean help
+.PHONY: paper prose batch sweep verify stage test test-all check export outputs docs lab install wheelhouse clean help
 
 paper: $(READY) $(PLUGGED) ## make every table and figure that is stale (DATA ROOT PROFILE OVERRIDES SEED RUN CORES EXECUTOR ITEMS)
 	@$(PY) -m synkmimic.paper run $(SETTINGS) --cores $(CORES) $(ITEMS)
@@ -74,8 +74,11 @@ stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDO
 
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests
-	@echo 'notebooks: each library notebook runs top to bottom' && $(PY) tests/run_notebooks.py
+	@echo 'notebooks: each library notebook runs top to bottom, two at a time' && OMP_NUM_THREADS=1 $(PY) tests/run_notebooks.py
 	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+
+test-all: test ## make test, and what takes longer: whole runs on tables of your own, reruns after a change, planted violations one by one
+	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m long
 
 check: $(READY) ## what the commit hooks check: export in sync, notebooks clean and small, ruff
 	@$(PY) -m ruff check synkmimic tests && $(PY) -m pytest tests/test_notebooks.py tests/test_project.py
