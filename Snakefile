@@ -59,7 +59,7 @@ JOBS = jobs_of(RUN, NEEDS) # without the samplers that paper.samplers does not n
 OWN = [j for j in JOBS if j.run == RUN]
 MADE = str(RUN/'state'/f'manifest.{digest([j.key for j in OWN])}.done') # in the run, not beside the committed figures: a fresh clone has those already
 
-TRAINS = lambda name: name[:2] in ('a1', 'a2', 'a3') or 'shadow' in name # half of the cores each: all of them make one training 1.6 times as fast on two cores, two trainings make 2
+HEAVY = lambda name: name[:2] in ('a1', 'a2', 'a3', 'a6') or 'shadow' in name # half of the cores: both make one training 1.6 times as fast, beside another stage it costs that one nothing
 
 rule paper:
     input: MADE
@@ -71,9 +71,9 @@ for place, job in enumerate(JOBS, 1):
         output: [str(job.mark), str(job.run/'notebooks'/f'{job.name}.ipynb'), *map(str, job.files())]
         params:
             call=job.command(f'{place}/{len(JOBS)}' + (f' {job.run.name}' if job.run != RUN else '')), # here, since the shell line is read late
-        threads: 1 if job.lender else workflow.cores if job.name == 'a6_utility' else max(1, workflow.cores//2) if TRAINS(job.name) else 1
+        threads: max(1, workflow.cores//2) if HEAVY(job.name) and not job.lender else 1
         priority: 2 if job.name[0] == 'a' else 1 # stages before items: everything waits for them
-        shell: 'exec {params.call}'
+        shell: 'export LOKY_MAX_CPU_COUNT={threads}; exec {params.call}' # the processes of the utility stage
 
 rule manifest:
     input: [str(j.mark) for j in OWN]

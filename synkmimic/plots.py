@@ -63,12 +63,15 @@ def save_figure(
     fig:Figure,
     folder, # written into
     name:str, # without suffix
+    formats:tuple[str, ...]=('pdf', 'png'),
 )->list[Path]:
     "Write PDF and PNG with no date and no version in them."
-    with mpl.rc_context(STYLE): out, box = [], _arranged(fig)
-    for suffix,meta in (('.pdf', dict(CreationDate=None, Creator=None, Producer=None)), ('.png', dict(Software=None))):
-        with mpl.rc_context(STYLE), atomic_path(Path(folder)/f'{name}{suffix}') as p: fig.savefig(p, dpi=DPI, metadata=meta, bbox_inches=box)
-        out.append(Path(folder)/f'{name}{suffix}')
+    silent = dict(pdf=dict(CreationDate=None, Creator=None, Producer=None), png=dict(Software=None))
+    out = [Path(folder)/f'{name}.{f}' for f in formats]
+    with mpl.rc_context(STYLE):
+        box = _arranged(fig)
+        for f,path in zip(formats, out):
+            with atomic_path(path) as p: fig.savefig(p, dpi=DPI, metadata=silent[f], bbox_inches=box)
     return out
 
 def nothing_to_draw(reason:str)->Figure:
