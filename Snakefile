@@ -72,7 +72,7 @@ for place, job in enumerate(JOBS, 1):
         params:
             call=job.command(f'{place}/{len(JOBS)}' + (f' {job.run.name}' if job.run != RUN else '')), # here, since the shell line is read late
         threads: max(1, workflow.cores//2) if HEAVY(job.name) and not job.lender else 1
-        priority: 2 if job.name[0] == 'a' else 1 # stages before items: everything waits for them
+        priority: 3 if job.name[0] == 'a' else 2 if job.name == 's3_features' else 1 # stages first, everything waits for them; then the item that draws longest
         shell: 'export LOKY_MAX_CPU_COUNT={threads}; exec {params.call}' # the processes of the utility stage
 
 rule manifest:
