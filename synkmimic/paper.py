@@ -807,17 +807,19 @@ def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."
     notebook, p = notebook_of(a.notebook), _planned(a)
     if a.notebook not in dependencies(): raise ConfigError(f'{a.notebook} stands for several; take one of {", ".join(n for n in dependencies() if variant(n)[0] == a.notebook)}.')
-    inputs = {k: str(Path(v).resolve()) for k,v in (i.split('=', 1) for i in a.inputs) if v}
+    given, have = {k: v for k,v in (i.split('=', 1) for i in a.inputs) if v}, notebook_parameters(notebook)
+    numbers = {k: int(v) for k,v in given.items() if type(have.get(k)) is int and v.isdecimal()} # these stay in the run; another input makes another run
+    inputs = {k: str(Path(v).resolve()) for k,v in given.items() if k not in numbers}
     lost = [v for v in inputs.values() if not Path(v).exists()]
     if lost: raise DataError('an explicit input does not exist', file=lost[0])
-    check_parameters(notebook, inputs)
+    check_parameters(notebook, inputs | numbers)
     if inputs: p = Plan(f'{p.name}-{a.notebook}', p.overrides, k := digest([p.digest, inputs], 10), p.folder.with_name(f'{p.name}-{a.notebook}-{k}'), ROOT/'_scratch'/'figures'/p.name)
     prepare(p)
     _hold_lock(p.folder)
     print(f'run {p.folder}', flush=True)
     if not inputs: _require_sampler(a.notebook, _own_keys(p))
     key = digest([code_hash(notebook), inputs]) if inputs else _own_keys(p)[a.notebook]
-    run_notebook(a.notebook, p.folder, key, parameters=inputs)
+    run_notebook(a.notebook, p.folder, key, parameters=inputs | numbers)
     return 0
 
 # %% ../nbs/82_paper.ipynb #8c641672
