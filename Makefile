@@ -72,13 +72,16 @@ stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDO
 	  $(if $(TRANSFORM),-p transform='$(TRANSFORM)') $(if $(STATIC),-p static_vae='$(STATIC)') $(if $(TEMPORAL),-p temporal_vae='$(TEMPORAL)') \
 	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)') $(if $(COPIES),-p copies=$(COPIES))
 
+# A file is one piece of work, so the longest ones start first
+LONGEST = tests/test_smoke.py tests/test_paper.py tests
+
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests
 	@echo 'notebooks: each library notebook runs top to bottom, two at a time' && OMP_NUM_THREADS=1 $(PY) tests/run_notebooks.py
-	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(PYTEST)
 
 test-all: test ## make test, and what takes longer: whole runs on tables of your own, reruns after a change, planted violations one by one
-	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m long
+	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(LONGEST)
 
 check: $(READY) ## what the commit hooks check: export in sync, notebooks clean and small, ruff
 	@$(PY) -m ruff check synkmimic tests && $(PY) -m pytest tests/test_notebooks.py tests/test_project.py
