@@ -47,6 +47,7 @@ def canvas(
     with mpl.rc_context(STYLE):
         return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout='constrained')
 
+# %% ../nbs/80_plots.ipynb #c92fac62
 DPI = 300
 
 def _arranged(fig:Figure): # Bbox in inches

@@ -108,6 +108,7 @@ def nearest_records(
         raise SynkError(f'{k} neighbours were asked of a release of {len(release)} records; ask for fewer')
     return NearestNeighbors(n_neighbors=k, algorithm='brute', metric='manhattan').fit(release).kneighbors(query)
 
+# %% ../../nbs/61_privacy.attribute.ipynb #03a19a91
 EXACT = 2.**20 # points as whole numbers: their sums are exact, so a part can be taken away again
 
 def nearest_without(
