@@ -118,6 +118,7 @@ def own_tables(cohort, folder):
     pd.concat(long).to_csv(folder/'events.csv', index=False)
     return folder
 
+@pytest.mark.long
 def test_two_tables_of_your_own_go_all_the_way(tmp_path):
     "From somebody's tables to scores, attacks and dossier; the items that only draw are those of the run above, but for one that finds too few people here."
     folder = own_tables(toy_cohort(n=400), tmp_path/'own')
