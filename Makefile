@@ -67,21 +67,21 @@ verify: $(READY) ## make a committed run again in _scratch and compare every num
 	@$(PY) -m synkmimic.verify --rerun '$(or $(RUN),$(if $(filter simulated,$(DATA)),$(PROFILE),$(DATA)$(if $(filter demo,$(PROFILE)),,-$(PROFILE))))' --root '$(ROOT)' \
 	  --cores $(CORES) $(if $(STRICT),--strict) $(if $(RESUME),--resume) --items $(ITEMS)
 
-stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC= COPIES=] and paper's settings
+stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDOUT= TRANSFORM= STATIC= TEMPORAL= SAMPLER= SYNTHETIC=] and paper's settings
 	@$(PY) -m synkmimic.paper one $(NAME) $(SETTINGS) $(if $(COHORT),-p cohort='$(COHORT)') $(if $(HOLDOUT),-p holdout='$(HOLDOUT)') \
 	  $(if $(TRANSFORM),-p transform='$(TRANSFORM)') $(if $(STATIC),-p static_vae='$(STATIC)') $(if $(TEMPORAL),-p temporal_vae='$(TEMPORAL)') \
-	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)') $(if $(COPIES),-p copies=$(COPIES))
+	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)')
 
-# A file is one piece of work, so the longest ones start first
-LONGEST = tests/test_smoke.py tests/test_paper.py tests
+# What pytest is given. A file is one piece of work, so the longest ones start first
+PYTEST ?= tests/test_smoke.py tests/test_paper.py tests
 
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests
 	@echo 'notebooks: each library notebook runs top to bottom, two at a time' && OMP_NUM_THREADS=1 $(PY) tests/run_notebooks.py
-	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(PYTEST)
+	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-test-all: test ## make test, and what takes longer: whole runs on tables of your own, reruns after a change, planted violations one by one
-	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(LONGEST)
+test-all: test ## make test, then the tests marked `long`: a second whole run, on two tables of one's own
+	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(PYTEST)
 
 check: $(READY) ## what the commit hooks check: export in sync, notebooks clean and small, ruff
 	@$(PY) -m ruff check synkmimic tests && $(PY) -m pytest tests/test_notebooks.py tests/test_project.py
@@ -117,7 +117,7 @@ clean: ## remove what is made by the build (runs/ and figures/ stay)
 	@echo 'removed scratch files; runs/, figures/ and .venv are kept'
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(ENV)/executor-%: $(READY)
 	@echo 'environment: $(PLUGIN)' && $(PY) -m pip install -q -c requirements.lock -r '$(PLUGIN)' && touch $@

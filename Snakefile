@@ -34,7 +34,7 @@ NEEDS = dict(
     t5_membership=['a7_privacy_model_based'],
     t6_disclosure=['a7_privacy_model_based'],
     t7_pipc=['a7_privacy_model_free'],
-    a8_release=['a5_fidelity', 'a6_utility', 'a7_privacy_model_based', 'a7_privacy_model_free'],
+    a8_release=['a5_draws', 'a7_privacy_model_based', 'a7_privacy_model_free'],
     t8_dossier=['a8_release'],
     f1_pipeline=['a4_generate'],
     f2_marginals=['a4_generate'],
@@ -59,7 +59,7 @@ JOBS = jobs_of(RUN, NEEDS) # without the samplers that paper.samplers does not n
 OWN = [j for j in JOBS if j.run == RUN]
 MADE = str(RUN/'state'/f'manifest.{digest([j.key for j in OWN])}.done') # in the run, not beside the committed figures: a fresh clone has those already
 
-HEAVY = lambda name: name[:2] in ('a1', 'a2', 'a3', 'a6') or 'shadow' in name # half of the cores: both make one training 1.6 times as fast, beside another stage it costs that one nothing
+HEAVY = lambda name: name[:2] in ('a1', 'a2', 'a3', 'a6') or 'shadow' in name # get half of the cores, so that another stage can run beside: on two cores the second one makes a training 1.6 times as fast, but a stage of its own twice
 
 rule paper:
     input: MADE

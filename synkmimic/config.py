@@ -34,6 +34,7 @@ class PaperConfig:
     holdout:float = 0.5 # share of people that no fit ever sees
     synthetic:int = 0 # synthetic stays per sampler; 0: as many as training stays
     draws:int = 1 # synthetic cohorts of the first sampler; above 1, s5_variance splits the variance of every score
+    copies:int = 1 # of these draws, in one release
     samplers:tuple[str, ...] = ('latent_gan', 'gaussian_mixture', 'flow_matching', 'latent_gan_plain') # a synthetic cohort each; _plain: no record critic
     controls:tuple[str, ...] = ('independent_marginals', 'verbatim_copy') # cohorts that show a metric can fail, and comparators: ehr_safe, gaussian_copula, ...
     privacy_controls:tuple[str, ...] = ('noisy_copy', 'overfit', 'leak_0.1', 'leak_0.05', 'leak_0.01') # of the privacy stage alone; leak_x: the first sampler's stays with a share x copied from train

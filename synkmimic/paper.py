@@ -480,7 +480,8 @@ def stage_settings(name:str, settings:dict)->dict|None: # None: never shared
     elif name in BUILDS_ON: parts = BUILDS_ON[name]
     elif name in JUDGED:
         unread = ('profile', *(('evaluation',) if name == 'a4_generate' else ()))
-        read = paper if name == 'a7_privacy_model_based' else {k: v for k,v in paper.items() if k not in shadowed}
+        others = {'copies', *(() if name == 'a7_privacy_model_based' else shadowed)} # read by the release, by the attacks
+        read = {k: v for k,v in paper.items() if k not in others}
         return {k: v for k,v in settings.items() if k not in unread} | dict(paper=read)
     else: return None
     after = {'model', 'train', 'evaluation', 'paper', 'profile', *(() if parts else ('transform',)), *(() if settings['data']['source'] == 'simulated' else ('simulate',))}
@@ -807,19 +808,17 @@ def _one(a)->int:
     "Run one notebook; with explicit inputs it gets a run folder of its own."
     notebook, p = notebook_of(a.notebook), _planned(a)
     if a.notebook not in dependencies(): raise ConfigError(f'{a.notebook} stands for several; take one of {", ".join(n for n in dependencies() if variant(n)[0] == a.notebook)}.')
-    given, have = {k: v for k,v in (i.split('=', 1) for i in a.inputs) if v}, notebook_parameters(notebook)
-    numbers = {k: int(v) for k,v in given.items() if type(have.get(k)) is int and v.isdecimal()} # these stay in the run; another input makes another run
-    inputs = {k: str(Path(v).resolve()) for k,v in given.items() if k not in numbers}
+    inputs = {k: str(Path(v).resolve()) for k,v in (i.split('=', 1) for i in a.inputs) if v}
     lost = [v for v in inputs.values() if not Path(v).exists()]
     if lost: raise DataError('an explicit input does not exist', file=lost[0])
-    check_parameters(notebook, inputs | numbers)
+    check_parameters(notebook, inputs)
     if inputs: p = Plan(f'{p.name}-{a.notebook}', p.overrides, k := digest([p.digest, inputs], 10), p.folder.with_name(f'{p.name}-{a.notebook}-{k}'), ROOT/'_scratch'/'figures'/p.name)
     prepare(p)
     _hold_lock(p.folder)
     print(f'run {p.folder}', flush=True)
     if not inputs: _require_sampler(a.notebook, _own_keys(p))
     key = digest([code_hash(notebook), inputs]) if inputs else _own_keys(p)[a.notebook]
-    run_notebook(a.notebook, p.folder, key, parameters=inputs | numbers)
+    run_notebook(a.notebook, p.folder, key, parameters=inputs)
     return 0
 
 # %% ../nbs/82_paper.ipynb #8c641672

@@ -120,7 +120,7 @@ def compare_text(item:str, key:str, committed:str, now:str, strict:bool=False)->
     wide, out = max(interval_share(words, old), interval_share(words, new)), []
     for a,b in zip(old, new):
         family = family_of(f'{item}.{key.replace(" | ", ".")}', not last_digit(a) and not last_digit(b))
-        tolerance = 0. if strict else max(family.allowed(value_of(a)), wide, last_digit(a) if item_prints(key) else 1e-4*bool(last_digit(a)))
+        tolerance = 0. if strict and family is not WALL else max(family.allowed(value_of(a)), wide, last_digit(a) if item_prints(key) else 1e-4*bool(last_digit(a)))
         far = abs(value_of(a) - value_of(b))
         if a != b: out.append(row | dict(difference=far, tolerance=tolerance, family=family.name, verdict='within' if far <= tolerance*(1 + 1e-9) else 'OUTSIDE'))
     return out

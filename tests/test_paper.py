@@ -12,7 +12,7 @@ import pytest
 
 from synkmimic.config import compose, resolved
 from synkmimic.core import ConfigError, SynkError, read_json, write_json
-from synkmimic.paper import (DRAWN, borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan, prepare,
+from synkmimic.paper import (DRAWN, JUDGED, borrow, check_parameters, code_hash, costs, dependencies, done_mark, execute, jobs_of, keys, members, needed, notebook_parameters, plan, prepare,
                              prepare_sweep, read_spec, share_keys, sweep)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +169,9 @@ def shared(*overrides, needs=None):
 def test_what_an_option_changes_is_made_again_and_nothing_else(override, changed):
     stages = {n for n in dependencies() if n[:2] in ('a0', 'a1', 'a2', 'a3')}
     assert stages - shared(override) == {n for n in stages if any(n.startswith(c) for c in changed)}
+
+def test_copies_are_the_release_s_business():
+    assert set(JUDGED) <= shared('paper.copies=2') and not set(JUDGED) <= shared('paper.draws=2')
 
 def test_a_sweep_is_planned_from_seeds_settings_and_grid(tmp_path):
     (tmp_path/'s.yaml').write_text('seeds: [0, 1]\nsettings: {base: [], long: [train.latent_gan.epochs=9]}\ngrid: {train.latent_gan.lr: [1e-4, 2e-4]}\n')

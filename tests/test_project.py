@@ -16,7 +16,7 @@ SETTINGS = dict(INI['DEFAULT'])
 PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text())
 README = (ROOT/'README.md').read_text()
 MAKE = (ROOT/'Makefile').read_text()
-TARGETS = set(re.findall(r'^([a-z]+):.*##', MAKE, re.M))
+TARGETS = set(re.findall(r'^([a-z-]+):.*##', MAKE, re.M))
 
 def test_settings_equal_pyproject():
     for k,v in PYPROJECT['tool']['nbdev'].items(): assert SETTINGS[k] == (' '.join(v) if isinstance(v, list) else v), k
@@ -34,7 +34,7 @@ def test_lock_pins_everything():
     assert {re.split(r'[<>=]', d)[0].lower() for d in wanted} <= locked
 
 def test_make_targets_of_the_readme_exist():
-    assert {'paper', 'prose', 'batch', 'sweep', 'verify', 'install', 'wheelhouse', 'test', 'check', 'export', 'docs', 'lab', 'clean', 'help', 'stage', 'outputs'} == TARGETS
+    assert {'paper', 'prose', 'batch', 'sweep', 'verify', 'install', 'wheelhouse', 'test', 'test-all', 'check', 'export', 'docs', 'lab', 'clean', 'help', 'stage', 'outputs'} == TARGETS
     assert set(re.findall(r'^\s*make ([a-z]+)', README, re.M)) <= TARGETS
     variables = set(re.findall(r'^([A-Z]+) \?=', MAKE, re.M)) | {'NAME', 'ITEMS', 'PYTEST'} | set(re.findall(r'\$\(if \$\(([A-Z]+)\)', MAKE))
     used = {v for line in re.findall(r'^\s*make .*', README, re.M) for v in re.findall(r'\b([A-Z]+)=', line)}

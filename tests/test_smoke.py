@@ -93,13 +93,6 @@ def test_one_stage_with_explicit_checkpoints(run):
     (own,) = [p for p in folder.parent.iterdir() if p != folder]
     assert (own/'models'/'latent_gan'/'model'/'model.json').exists() and not (own/'cohort').exists()
 
-@pytest.mark.long
-def test_a_number_stays_in_the_run_and_a_path_makes_another(tmp_path):
-    done = paper('one', 'a8_release', '-p', 'copies=2', runs=tmp_path)
-    assert done.returncode and 'cohort/train is missing' in told(done), told(done)
-    assert [p.name[:11] for p in tmp_path.iterdir()] == ['smoke-test-'] and 'a8_release' not in next(tmp_path.iterdir()).name
-    assert "which is not of type int" in told(paper('one', 'a8_release', '-p', f'copies={tmp_path}', runs=tmp_path))
-
 def test_a_stage_without_its_inputs_says_what_to_run(tmp_path):
     done = paper('one', 'a2_temporal_vae', runs=tmp_path)
     assert done.returncode == 1 and 'make stage NAME=a0_cohort' in done.stderr and 'Traceback' not in done.stderr

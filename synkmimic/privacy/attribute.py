@@ -339,13 +339,13 @@ def _level_right(
     codes, variables, out = gower_codes(frames, by_rank=True), [variable_of(c) for c in frames[0]], {}
     kept = {s: [k for k,v in enumerate(variables) if v != s] for s in secrets} # the secret itself is not known
     reasons = {s: why_no_secret(*v[1:], v[0]) or useless(frames[0].iloc[:, kept[s]]) for s,v in secrets.items()}
-    open_, near = [s for s in secrets if not reasons[s]], {}
+    asked, near = [s for s in secrets if not reasons[s]], {}
     if set(attacks) - {'forest'}:
-        near = nearest_without(codes.frames[0], np.concatenate(codes.frames[1:]), {s: ~np.isin(codes.column, kept[s]) for s in open_},
-                               {s: pd.notna(secrets[s][0]) for s in open_})
+        near = nearest_without(codes.frames[0], np.concatenate(codes.frames[1:]), {s: ~np.isin(codes.column, kept[s]) for s in asked},
+                               {s: pd.notna(secrets[s][0]) for s in asked})
     for name,values in secrets.items():
         reason = reasons[name]
-        m, *xs = codes.keep(kept[name]) if not reason and 'forest' in attacks else (None, np.zeros(0))
+        m, *xs = codes.keep(kept[name]) if not reason else (None,)
         said = {}
         for a in attacks:
             check_attack(a)

@@ -12,10 +12,9 @@ __all__ = ['CHOICES', 'JUDGED', 'IDENTIFIERS', 'DIRECTIONS', 'MIN_RECORDS', 'LAB
            'linkability_problem', 'linkability_rows', 'inference_rows', 'utility_rows', 'pipc_scores', 'pipc_table']
 
 # %% ../../nbs/63_privacy.pipc.ipynb #d5efb37b
-import hashlib
-import itertools
 from dataclasses import dataclass, fields, replace
 
+import joblib
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
@@ -388,7 +387,7 @@ def pair_utility(original:PairColumns, synth:PairColumns, halves, draws:int, g)-
     pick = lambda rows: np.sort(g.permutation(rows)[:m])
     def both(a, other, b): return bivariate_sd(associations(original, a), associations(other, b)), pmse_logistic(original, other, a, b)
     rows = [(pick(np.flatnonzero(h)), pick(np.flatnonzero(~h))) for h in halves]
-    key = hashlib.sha256(b''.join(np.ascontiguousarray(a).tobytes() for a in (original.x, original.m, original.z, *itertools.chain(*rows)))).digest()
+    key = joblib.hash((original, rows))
     if key not in _NULL: # the release is no part of it: asked once, however many arms there are
         _NULL.clear()
         _NULL[key] = np.array([both(a, original, b) for a,b in rows])
