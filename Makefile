@@ -72,8 +72,8 @@ stage: $(READY) ## run one notebook by itself: NAME=a3_latent_gan [COHORT= HOLDO
 	  $(if $(TRANSFORM),-p transform='$(TRANSFORM)') $(if $(STATIC),-p static_vae='$(STATIC)') $(if $(TEMPORAL),-p temporal_vae='$(TEMPORAL)') \
 	  $(if $(SAMPLER),-p latent_sampler='$(SAMPLER)') $(if $(SYNTHETIC),-p synthetic='$(SYNTHETIC)')
 
-# What pytest is given. A file is one piece of work, so the longest ones start first
-PYTEST ?= tests/test_smoke.py tests/test_paper.py tests
+# What pytest is given. A file is one piece of work; tests/conftest.py lets the longest ones start first
+PYTEST ?= tests
 
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests

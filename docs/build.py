@@ -18,7 +18,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 KINDS = {'t': 'Tables', 'f': 'Figures', 's': 'Supplements', 'a': 'Stages'}
 RUNS = {'demo': 'the embedded demo, a simulated registry', 'challenge2012': 'PhysioNet Challenge 2012, open real data',
-        'challenge2012-seeds': 'the same, three seeds side by side'}
+        'challenge2012-seeds': 'the same, three seeds side by side', 'challenge2012-frontier': 'the same, along training and privacy budgets',
+        'challenge2012-epsilon8': 'the same, trained privately (epsilon 8)'}
 
 
 def cells(notebook:Path)->list[str]:

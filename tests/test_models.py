@@ -29,7 +29,6 @@ from synkmimic.train import Task, TrainConfig, fit_task, people_split, read_chec
 from synkmimic.transform import CohortTransform, QuantileTransform, TransformConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-torch.set_num_threads(2)
 
 
 def small(sampler='gaussian_mixture', static=60, temporal=40, gan=30, candidates=1):
