@@ -6,6 +6,8 @@ An uninterrupted run comes first; its timeline says when a stage was running. Th
 their order: as many stages finished as at that moment, then as many seconds more. How it is killed is drawn too: SIGKILL to the process group
 as a machine does that runs out of memory, SIGKILL to the first process alone (its children must notice), SIGTERM, or SIGINT to the group.
 After every kill nothing of the run may live on, and every file under its final name must be whole: readable as what its suffix says.
+Two runs have two names, two dates and take their own time, and the dossier and the table of costs say so: files that differ are compared
+again without these, member by member when they are DOCX.
 """
 import argparse
 import gzip
@@ -36,7 +38,7 @@ HOW = {'SIGKILL to all': (signal.SIGKILL, True), 'SIGKILL to the first process':
        'SIGINT to all': (signal.SIGINT, True)}
 TAG = 'SYNKMIMIC_KILL_TEST'
 UNFINISHED = re.compile(r'^\.|\.(tmp|part|partial|incomplete)$')
-MAY_BE_EMPTY = ('.lock',)
+MAY_BE_EMPTY = re.compile(r'\.lock$|^manifest\.\w+\.done$') # a mark without seconds: the last rule's
 
 def _read(path):
     "Raise unless the file is whole."
@@ -67,7 +69,7 @@ def damaged(*folders):
     for p in files_of(*folders):
         if any(UNFINISHED.search(part) for part in p.parts[-3:]): continue
         try:
-            assert p.stat().st_size or p.suffix in MAY_BE_EMPTY, 'empty'
+            assert p.stat().st_size or MAY_BE_EMPTY.search(p.name), 'empty'
             _read(p)
         except Exception as e: out.append(f'{p.name}: {type(e).__name__}: {e}')
     return out
@@ -112,9 +114,19 @@ def attempt(name, runs, args, done, after, how):
 
 def drop_names(manifest): return {k: v for k,v in manifest.items() if k not in ('name', 'git')}
 
+OF_THE_RUN = re.compile(r'kill-(whole|broken)(-[0-9a-f]{10})?|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|(?<=Wall seconds)(<[^>]*>|[^\d])*[\d.]+|"wall_seconds": [\d.]+|^.*Training, (both VAEs|sampler), s.*$', re.M)
+
+def told(path):
+    "What a file says but for name, dates and seconds of the run; a DOCX is a list of texts."
+    if path.name == 'costs.csv': return pd.read_csv(path).drop(columns=['seconds', 'run', 'folder'], errors='ignore').to_csv()
+    parts = [path.read_bytes()]
+    if path.suffix == '.docx':
+        with zipfile.ZipFile(path) as z: parts = [n.encode() + z.read(n) for n in z.namelist()]
+    return [OF_THE_RUN.sub('-', p.decode('utf-8', 'surrogateescape')) for p in parts]
+
 def differences(a, b, folder_a, folder_b):
-    "Files of two finished runs that are not byte-identical: figures and scores, models, cohorts."
-    out, count = [], {}
+    "Files of two finished runs that do not say the same; those that do, byte for byte or but for name, dates and seconds, are counted."
+    out, count, same = [], {}, []
     for kind,x,y in (('figures', a, b), *((d, folder_a/d, folder_b/d) for d in ('scores', 'numbers', 'models', 'cohort', 'synthetic', 'release', 'dossier'))):
         names = {p.relative_to(r).as_posix() for r in (x, y) if r.exists() for p in r.rglob('*') if p.is_file()}
         count[kind] = len(names)
@@ -123,8 +135,8 @@ def differences(a, b, folder_a, folder_b):
             if not (p.exists() and q.exists()): out.append(f'{kind}/{n}: only in {"the uninterrupted run" if p.exists() else "the killed run"}')
             elif n == 'manifest.json':
                 if drop_names(json.loads(p.read_text())) != drop_names(json.loads(q.read_text())): out.append(f'{kind}/{n}: differs')
-            elif p.read_bytes() != q.read_bytes(): out.append(f'{kind}/{n}: bytes differ')
-    return out, count
+            elif p.read_bytes() != q.read_bytes(): (same if told(p) == told(q) else out).append(f'{kind}/{n}: differs')
+    return out, count, same
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -163,7 +175,7 @@ def main():
     if args.items: # then the last rule, which collects the numbers, is not asked for: here by hand, for what was made
         for d in (a, b): subprocess.run([sys.executable, '-m', 'synkmimic.paper', 'manifest', '--run', str(d), *sorted(p.name.split('.')[0] for p in (d/'state').glob('*.*.done'))], cwd=ROOT, check=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     figures = [Path(json.loads((d/'run.json').read_text())['figures']) for d in (a, b)]
-    differ, count = differences(*figures, a, b)
+    differ, count, same = differences(*figures, a, b)
     last, rest = damaged(b, figures[1]), unfinished(b, figures[1])
     again = start('kill-broken', broken, args).wait() # nothing may be left to do
 
@@ -176,7 +188,7 @@ def main():
     for r in rows:
         print(f"| {r['moment']:.0f} | {r['done']} | {r['stage']} | {r['how']} | {r['seconds']:.0f} | {r['left']} | {r['gone']:.1f} | {'; '.join(r['damaged']) or 'none'} | {', '.join(r['unfinished']) or 'none'} |")
     print('\nA file under a temporary name is what a killed process was writing; nothing reads it. At the end:\n')
-    print(f"* files compared byte by byte with the uninterrupted run: {', '.join(f'{v} {k}' for k,v in count.items() if v)}; different: {len(differ)}", *(f'  * {d}' for d in differ[:20]), sep='\n')
+    print(f"* files compared byte by byte with the uninterrupted run: {', '.join(f'{v} {k}' for k,v in count.items() if v)}; of these, {len(same)} the same but for the run's name, dates and seconds; different: {len(differ)}", *(f'  * {d}' for d in differ[:20]), sep='\n')
     print(f"* half-written under a final name: {len(last)}", *(f'  * {d}' for d in last), sep='\n')
     print(f"* left under a temporary name: {len(rest)}", *(f'  * {d}' for d in rest), sep='\n')
     print(f"* the same command once more: {'up to date' if again == 0 else 'FAILED'}\n\n{'Passed.' if good else 'FAILED.'}")
