@@ -19,12 +19,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -51,13 +50,17 @@ class TrainConfig:
     precision:str = '32-true' # or bf16-mixed
 
 # %% ../nbs/40_train.ipynb #6fb4ac1a
+if TYPE_CHECKING: from lightning.fabric import Fabric
+
 PRECISIONS = ('32-true', 'bf16-mixed')
 
-def make_fabric(cfg:TrainConfig, name:str='task', shared:bool=False)->Fabric:
+def make_fabric(cfg:TrainConfig, name:str='task', shared:bool=False)->'Fabric':
     "The device of a stage; with `shared`, this process is one of `devices`, and its place among them is in the environment."
     if cfg.precision not in PRECISIONS: raise ConfigError(f'train.{name}.precision={cfg.precision}: there are {" and ".join(PRECISIONS)}.')
     for k in ('epochs', 'batch_size', 'eval_every', 'checkpoint_every', 'devices'):
         if getattr(cfg, k) < 1: raise ConfigError(f'train.{name}.{k}={getattr(cfg, k)}: at least 1.')
+    from lightning.fabric import Fabric # here: takes longer to import than torch
+    from lightning.fabric.plugins.environments import LightningEnvironment
     many = dict(devices=cfg.devices, strategy='ddp') if shared else dict(devices=1)
     try: return Fabric(accelerator=cfg.accelerator, precision=cfg.precision, plugins=[LightningEnvironment()], **many)
     except (RuntimeError, ValueError) as e: raise ConfigError(f'train.{name}.accelerator={cfg.accelerator} cannot be used: {e}') from None
@@ -74,13 +77,13 @@ class Task:
         "AdamW over all weights."
         return [torch.optim.AdamW(self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True)]
 
-    def step(self, fabric:Fabric, batch:dict, optimizers:list, cfg:TrainConfig)->dict[str, Tensor]:
+    def step(self, fabric:'Fabric', batch:dict, optimizers:list, cfg:TrainConfig)->dict[str, Tensor]:
         "One update; returns the parts of the loss."
         with fabric.autocast(): parts = self.model(batch)
         self.update(fabric, parts['total'], self.model, optimizers[0], cfg.grad_clip)
         return parts
 
-    def update(self, fabric:Fabric, loss:Tensor, module:nn.Module, optimizer, clip:float=0.)->None:
+    def update(self, fabric:'Fabric', loss:Tensor, module:nn.Module, optimizer, clip:float=0.)->None:
         "Move the weights of `module` down the gradient of the mean `loss` over the whole batch."
         optimizer.zero_grad()
         fabric.backward(loss*self.share if fabric.world_size > 1 else loss)
@@ -101,12 +104,12 @@ class Task:
 
 # %% ../nbs/40_train.ipynb #316eb91d
 @torch.no_grad()
-def sum_gradients(fabric:Fabric, weights:list)->None:
+def sum_gradients(fabric:'Fabric', weights:list)->None:
     "Add the gradients of all processes, in one message."
     flat = fabric.all_reduce(torch.cat([p.grad.flatten() for p in weights]), reduce_op='sum')
     torch._foreach_copy_([p.grad for p in weights], [g.view_as(p) for g,p in zip(flat.split([p.numel() for p in weights]), weights)])
 
-def _not_finite(name:str, fabric:Fabric, loss:Tensor)->str:
+def _not_finite(name:str, fabric:'Fabric', loss:Tensor)->str:
     "What to change when a gradient overflows."
     low = '' if fabric._precision.precision == '32-true' else f', or set train.{name}.precision=32-true'
     return f'{name}: the gradient is not finite (loss {float(loss.detach()):.4g}). Lower train.{name}.lr or train.{name}.grad_clip{low}.'
@@ -353,7 +356,7 @@ def untouched(task:Task):
         task.model.cpu().load_state_dict(before)
         task.model.zero_grad()
 
-def activation_bytes(task:Task, fabric:Fabric, index:Tensor, optimizers:list, cfg:TrainConfig)->int:
+def activation_bytes(task:Task, fabric:'Fabric', index:Tensor, optimizers:list, cfg:TrainConfig)->int:
     "Most bytes that autograd holds during one step on the stays at `index`."
     meter = Meter(task.model)
     with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda held: held.tensor):
