@@ -84,6 +84,12 @@ def paper_index(notebooks:list[Path])->str:
     return '\n\n'.join(out) + '\n'
 
 
+def findings(text:str)->str:
+    "PAPER.md as a page of the site: links to files of an item go to its page."
+    text = re.sub(r'(?<!!)(\[[^\]]*\])\(figures/[\w-]+/(\w+)\.\w+\)', r'\1(paper/\2.md)', text)
+    return re.sub(r'\[[^\]]*\]\(figures/[\w-]+\)', '[Tables and figures](paper.md)', text)
+
+
 # The API: names, signatures and the comments beside the parameters, read from the exported modules
 
 
@@ -147,7 +153,7 @@ def class_entry(c:ast.ClassDef, said:dict[int, str])->str:
 def data_entry(name:str, value:ast.expr, said:str)->str:
     "A directive for a constant."
     shown = ' '.join(ast.unparse(value).split())
-    return f'````{{py:data}} {name}\n' + (f':value: {shown}\n' if len(shown) < 100 else '') + f'\n{clean(said)}\n````'
+    return f'````{{py:data}} {name}\n' + (f':value: {shown}\n' if len(shown) < 100 and '#' not in shown else '') + f'\n{clean(said)}\n````'
 
 
 def module_page(file:Path, notebook:Path)->tuple[str, str]: # dotted name, page
@@ -182,7 +188,7 @@ def lay_out(source:Path)->None:
     "All sources of the site in one folder."
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(HERE, source, ignore=shutil.ignore_patterns('_build', '__pycache__', 'build.py', 'check_links.py'))
-    shutil.copytree(ROOT/'nbs', source/'nbs', ignore=shutil.ignore_patterns('.*', '_*', '*.failed.ipynb', '*.toml', '*.yaml'))
+    shutil.copytree(ROOT/'nbs', source/'nbs', ignore=shutil.ignore_patterns('.*', '_*', '*.failed.ipynb', '*.toml', '*.yaml', 'PAPER.md'))
     for p in (source/'nbs').glob('*.ipynb'): # the cell that names the module says nothing to a reader
         book = json.loads(p.read_text(encoding='utf-8'))
         book['cells'] = [c for c in book['cells'] if not ''.join(c['source']).startswith('#| default_exp')]
@@ -194,6 +200,7 @@ def lay_out(source:Path)->None:
     (source/'paper').mkdir()
     for p in notebooks:
         if p.stem[0] in 'tfs': (source/'paper'/f'{p.stem}.md').write_text(item_page(p), encoding='utf-8')
+    (source/'findings.md').write_text(findings((ROOT/'PAPER.md').read_text(encoding='utf-8')), encoding='utf-8')
     (source/'paper.md').write_text(paper_index(notebooks), encoding='utf-8')
     (source/'api').mkdir()
     pages = [module_page(*m) for m in modules()]

@@ -2,7 +2,10 @@
 import contextlib
 import importlib.util
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,19 @@ def test_api_has_every_public_name_with_its_comments():
         for n in re.findall(r"'(\w+)'", public): assert re.search(rf'\{{py:\w+\}} {n}\b', page), f'{name}.{n}'
     page = build.module_page(ROOT/'synkmimic'/'stats.py', ROOT/'nbs'/'50_stats.ipynb')[1]
     assert ':param metric:' not in page and 'the mean over features' in page and ':param overall: metric name of the mean over features' in page
+
+def test_pages_laid_out_link_to_pages(tmp_path):
+    script('build').lay_out(tmp_path/'source')
+    pages = [p for p in (tmp_path/'source').rglob('*.md')]
+    assert {'index.md', 'findings.md', 'paper.md', 'api.md'} <= {p.name for p in pages}
+    broken = [f'{p.name}: {link}' for p in pages for link in re.findall(r'\]\(([\w./-]+\.\w+)', re.sub(r'`[^`]*`', '', p.read_text(encoding='utf-8')))
+              if '://' not in link and not (p.parent/link).exists()]
+    assert not broken, broken
+
+@pytest.mark.long
+def test_the_site_builds_without_a_warning_or_broken_link(tmp_path):
+    done = subprocess.run([sys.executable, DOCS/'build.py', tmp_path/'html'], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0 and (tmp_path/'html'/'findings.html').exists(), done.stdout + done.stderr
 
 def test_formulas_become_mathml():
     pytest.importorskip('latex2mathml', reason='part of requirements.lock, not installed here')
