@@ -80,7 +80,7 @@ def paper_index(notebooks:list[Path])->str:
             title, promise = (x.replace('|', r'\|') for x in title_and_promise(p))
             rows.append(f'| [{title}](paper/{p.stem}.md) | {promise} |' + (f' {f"![{title}]({small[p]})" if small[p] else ""} |' if drawn else ''))
         out += [':::{container} thumbs\n' + '\n'.join(rows) + '\n:::', '```{toctree}\n:hidden:\n\n' + '\n'.join(f'paper/{p.stem}' for p in own) + '\n```']
-    out.append('```{toctree}\n:hidden:\n\n' + '\n'.join(f'nbs/paper/{p.stem}' for p in notebooks if p.stem[0] != 'a') + '\n```')
+    out.append('```{toctree}\n:hidden:\n\n' + '\n'.join(f'Notebook {p.stem} <nbs/paper/{p.stem}>' for p in notebooks if p.stem[0] != 'a') + '\n```')
     return '\n\n'.join(out) + '\n'
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-project, author, release = 'synkmimic', 'The synkmimic authors', '0.1.0'
+project, author, release, copyright = 'synkmimic', 'The synkmimic authors', '0.1.0', 'the synkmimic authors, MIT licence'
 extensions = ['myst_nb', 'formulas']
 nb_execution_mode = 'off'
 nb_merge_streams = True
