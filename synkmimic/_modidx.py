@@ -981,6 +981,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper._run_jobs': ('paper.html#_run_jobs', 'synkmimic/paper.py'),
                                  'synkmimic.paper._shared': ('paper.html#_shared', 'synkmimic/paper.py'),
                                  'synkmimic.paper._shown': ('paper.html#_shown', 'synkmimic/paper.py'),
+                                 'synkmimic.paper._statements': ('paper.html#_statements', 'synkmimic/paper.py'),
                                  'synkmimic.paper._sweep': ('paper.html#_sweep', 'synkmimic/paper.py'),
                                  'synkmimic.paper.bare_code': ('paper.html#bare_code', 'synkmimic/paper.py'),
                                  'synkmimic.paper.borrow': ('paper.html#borrow', 'synkmimic/paper.py'),

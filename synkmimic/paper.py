@@ -46,15 +46,23 @@ from .release.policy import GENERATED, LOCK, freeze_policy, require_policy
 from .sources.check import layout_of
 
 # %% ../nbs/82_paper.ipynb #962d671c
+def _statements(tree:ast.AST):
+    "All statements, however deep. Expressions hold none, and are most of a tree."
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for part in ('body', 'orelse', 'finalbody', 'handlers', 'cases'): todo += getattr(node, part, [])
+
 def bare_code(
     source:str, # Python
 )->str: # the same program without comments, blank lines and docstrings
     "What a change must touch to count as a change."
     try: tree = ast.parse(source)
     except SyntaxError: return source
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, 'body', None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], 'value', None), ast.Constant):
+        if body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], 'value', None), ast.Constant):
             if isinstance(body[0].value.value, str): node.body = body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
@@ -79,7 +87,7 @@ def own_imports(
 )->set[str]: # candidates such as 'synkmimic.cohort'
     "Modules of this package that a source imports, anywhere in it."
     names = set()
-    for n in ast.walk(ast.parse(source)):
+    for n in _statements(ast.parse(source)):
         if isinstance(n, ast.Import): names |= {a.name for a in n.names}
         elif isinstance(n, ast.ImportFrom):
             up = inside.split('.')[:len(inside.split('.')) - n.level + 1] if n.level else []
