@@ -23,7 +23,7 @@ from synkmimic.models.record_critic import RecordCriticConfig, stay_features
 from synkmimic.models.samplers import GaussianMixtureConfig
 from synkmimic.models.static_vae import StaticVAE, StaticVAEConfig
 from synkmimic.models.temporal_vae import TemporalVAE, TemporalVAEConfig
-from synkmimic.synthesizer import Synthesizer, fit_static_vae, fit_transform, latents, load_static_vae
+from synkmimic.synthesizer import Synthesizer, draw_records, fit_static_vae, fit_transform, latents, load_static_vae
 from synkmimic.toy import toy_cohort
 from synkmimic.train import Task, TrainConfig, fit_task, people_split, read_checkpoint
 from synkmimic.transform import CohortTransform, QuantileTransform, TransformConfig
@@ -268,7 +268,8 @@ def test_a_stay_without_any_measurement():
     assert len(Synthesizer(small(static=1, temporal=1)).fit(c, progress=lambda s: None).sample(5)) == 5
 
 
-def test_another_schema_is_refused(model):
+def test_another_schema_is_refused(model, monkeypatch):
+    monkeypatch.setattr(draw_records, '__defaults__', (50_000,)) # draws before it gives up; two million otherwise
     with pytest.raises(SynkError, match='other variables or hours'): model.transform_.encode(toy_cohort(10, hours=6))
     with pytest.raises(SynkError, match='too rare'): model.sample(5, given=dict(age=(101, 200)))
     with pytest.raises(SynkError, match='at least one'): model.sample(0)

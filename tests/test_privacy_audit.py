@@ -12,6 +12,9 @@ from synkmimic.toy import toy_cohort
 CFG = EvaluationConfig(n_boot=60, privacy_people=500, half_splits=100)
 
 
+pytestmark = pytest.mark.long # the notebook 65_privacy.audit shows the same on a smaller ward
+
+
 @pytest.fixture(scope='module')
 def found():
     train, holdout = toy_cohort(1000, seed=0).split_by_subject(seed=0)
