@@ -118,7 +118,7 @@ OF_THE_RUN = re.compile(r'kill-(whole|broken)(-[0-9a-f]{10})?|\d{4}-\d\d-\d\dT\d
 
 def told(path):
     "What a file says but for name, dates and seconds of the run; a DOCX is a list of texts."
-    if path.name == 'costs.csv': return pd.read_csv(path).drop(columns=['seconds', 'run', 'folder'], errors='ignore').to_csv()
+    if path.name == 'costs.csv': return pd.read_csv(path).drop(columns='seconds').to_csv()
     parts = [path.read_bytes()]
     if path.suffix == '.docx':
         with zipfile.ZipFile(path) as z: parts = [n.encode() + z.read(n) for n in z.namelist()]
