@@ -77,11 +77,11 @@ PYTEST ?= tests
 
 test: $(READY) ## ruff, the library notebooks, pytest with a smoke paper run
 	@echo 'ruff: real errors in the exported package' && $(PY) -m ruff check synkmimic tests
-	@echo 'notebooks: each library notebook runs top to bottom, two at a time' && OMP_NUM_THREADS=1 $(PY) tests/run_notebooks.py
-	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	@echo 'notebooks: each library notebook runs top to bottom, two at a time' && $(PY) tests/run_notebooks.py
+	@echo 'pytest: guards, units, a smoke paper run; two files at a time' && $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-all: test ## make test, then the tests marked `long`: a second whole run, on two tables of one's own
-	@echo 'pytest: the long tests' && OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(PYTEST)
+	@echo 'pytest: the long tests' && $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(PYTEST)
 
 check: $(READY) ## what the commit hooks check: export in sync, notebooks clean and small, ruff
 	@$(PY) -m ruff check synkmimic tests && $(PY) -m pytest tests/test_notebooks.py tests/test_project.py

@@ -12,7 +12,6 @@ from synkmimic.models.ehr_safe import EHRSafe, EHRSafeConfig
 from synkmimic.synthesizer import SAMPLERS as KNOWN, Synthesizer
 from synkmimic.toy import toy_cohort
 
-torch.set_num_threads(1)
 SAMPLERS = list(KNOWN)
 OFF_STEP = {'noisy_copy'} # its one fault: a little noise on every number, so off the charting step
 SHORT = EHRSafeConfig(latent_dim=16, hidden_dim=32, category_epochs=3, stay_epochs=3, gan_steps=10, gan_dim=32)

@@ -18,7 +18,6 @@ from synkmimic.models.latent_gan import Critic, LatentGANConfig
 from synkmimic.models.samplers import GaussianMixtureSampler
 from synkmimic.toy import toy_cohort
 
-torch.set_num_threads(1)
 quiet = lambda line: None
 PARTS = ('transform', 'static_vae', 'temporal_vae', 'gaussian_mixture')
 OPTIONS = ('profile=smoke', 'dp.epsilon=6', 'dp.steps=[4,4,6]', 'dp.sample_rate=0.1', 'dp.standin=300', 'dp.levels=6', 'model.static_vae.hidden_dim=16',

@@ -17,7 +17,7 @@ from synkmimic.paper import (DRAWN, JUDGED, borrow, check_parameters, code_hash,
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLERS = ['latent_gan', 'gaussian_mixture']
-RULES = re.findall(r"^    (\w+)=\[.*\n", (ROOT/'Snakefile').read_text(), re.M)
+RULES = re.findall(r"^    (\w+)=\[", (ROOT/'Snakefile').read_text(), re.M)
 FEW = [n for n in RULES if n[0] == 'a' or n in ('t1_cohort', 't2_fidelity', 't3_utility', 't8_dossier', 'f1_pipeline', 'f10_frontier', 's2_ablation', 's4_latent_map', 's5_variance')] # every stage, and items of each kind
 NAMES = [n for n in FEW if n not in ('a3_flow_matching', 'a7_shadow')] + ['a7_shadow_1', 'a7_shadow_2']
 PARAMETERS = "run = ''\noverrides = []\nout = '_scratch'\nsampler = 'latent_gan'\nkind = 'model_based'\nshadow = 1"

@@ -1,5 +1,4 @@
 "The whole paper at the smallest size, through the command that make calls."
-import os
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def paper(*args, runs, name='smoke-test'):
     "What `make paper PROFILE=smoke` runs, into another runs folder."
     command = [sys.executable, '-m', 'synkmimic.paper', *args, '--profile', 'smoke', '--runs', str(runs), '--name', name]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 def told(done):
     "What a failed run said of itself, without Snakemake's small talk."

@@ -73,13 +73,9 @@ same() { # two folders: every file the same but for seconds, as tests/kill/run.p
   PYTHONPATH="$work/clone/tests/kill:$work/clone" "$python" - "$1" "$2" <<'END'
 import sys
 from pathlib import Path
-from run import told
-a, b = map(Path, sys.argv[1:])
-names = sorted({p.relative_to(r).as_posix() for r in (a, b) for p in r.rglob('*') if p.is_file() and p.name != 'manifest.json'})
-here = [n for n in names if (a/n).exists() and (b/n).exists()]
-bytewise = [n for n in here if (a/n).read_bytes() == (b/n).read_bytes()]
-odd = [n for n in names if n not in here or n not in bytewise and told(a/n) != told(b/n)]
-print(f'{len(names)} files: {len(bytewise)} byte-identical, {len(names) - len(bytewise) - len(odd)} the same but for seconds, {len(odd)} different', *odd)
+from run import compared
+count, same, odd = compared(*map(Path, sys.argv[1:]), without=['manifest.json'])
+print(f'{count} files: {len(same)} the same but for seconds, {len(odd)} different, the others byte-identical', *odd, sep='\n  ')
 sys.exit(bool(odd))
 END
 }
@@ -132,7 +128,7 @@ for a in "$work"/slurm/*/; do
     say "$name, $f: $said"
   done
 done
-said=$(same "$work/figures-slurm" "$work/clone/_scratch/figures") || status=1
+said=$(same "$work/figures-slurm/smoke-cluster" "$work/clone/_scratch/figures/smoke-cluster") || status=1
 say "tables and figures of the comparison: $said"
 say
 [ "$jobs" -ge "$((ran - 1))" ] || { say 'fewer jobs than notebooks: something ran elsewhere'; status=1; }

@@ -118,24 +118,31 @@ OF_THE_RUN = re.compile(r'kill-(whole|broken)(-[0-9a-f]{10})?|\d{4}-\d\d-\d\dT\d
 
 def told(path):
     "What a file says but for name, dates and seconds of the run; a DOCX is a list of texts."
-    if path.name == 'costs.csv': return pd.read_csv(path).drop(columns='seconds').to_csv()
+    if path.name == 'costs.csv': return [pd.read_csv(path).drop(columns='seconds').to_csv()]
     parts = [path.read_bytes()]
     if path.suffix == '.docx':
         with zipfile.ZipFile(path) as z: parts = [n.encode() + z.read(n) for n in z.namelist()]
     return [OF_THE_RUN.sub('-', p.decode('utf-8', 'surrogateescape')) for p in parts]
 
+def compared(x, y, without=()):
+    "Files of two folders: how many, those that say the same in other bytes, and those that do not say the same."
+    names = {p.relative_to(r).as_posix() for r in (x, y) if r.exists() for p in r.rglob('*') if p.is_file()} - set(without)
+    same, out = [], []
+    for n in sorted(names):
+        p, q = x/n, y/n
+        if not (p.exists() and q.exists()): out.append(f'{n}: only in the {"first" if p.exists() else "second"} run')
+        elif n == 'manifest.json':
+            if drop_names(json.loads(p.read_text())) != drop_names(json.loads(q.read_text())): out.append(f'{n}: differs')
+        elif p.read_bytes() != q.read_bytes(): (same if told(p) == told(q) else out).append(f'{n}: differs')
+    return len(names), same, out
+
 def differences(a, b, folder_a, folder_b):
-    "Files of two finished runs that do not say the same; those that do, byte for byte or but for name, dates and seconds, are counted."
+    "Files of two finished runs that do not say the same; all are counted by kind, and those that say the same in other bytes."
     out, count, same = [], {}, []
     for kind,x,y in (('figures', a, b), *((d, folder_a/d, folder_b/d) for d in ('scores', 'numbers', 'models', 'cohort', 'synthetic', 'release', 'dossier'))):
-        names = {p.relative_to(r).as_posix() for r in (x, y) if r.exists() for p in r.rglob('*') if p.is_file()}
-        count[kind] = len(names)
-        for n in sorted(names):
-            p, q = x/n, y/n
-            if not (p.exists() and q.exists()): out.append(f'{kind}/{n}: only in {"the uninterrupted run" if p.exists() else "the killed run"}')
-            elif n == 'manifest.json':
-                if drop_names(json.loads(p.read_text())) != drop_names(json.loads(q.read_text())): out.append(f'{kind}/{n}: differs')
-            elif p.read_bytes() != q.read_bytes(): (same if told(p) == told(q) else out).append(f'{kind}/{n}: differs')
+        count[kind], alike, odd = compared(x, y)
+        same += alike
+        out += [f'{kind}/{o}' for o in odd]
     return out, count, same
 
 def main():
