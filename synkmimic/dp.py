@@ -370,8 +370,10 @@ def fit_transform(train:Cohort, cfg, seed:int, folder)->CohortTransform:
         made = private_standin(train, dp, sigma, noise_source(dp, seed, 'transform'))
         releases = [_release('rates', sigma, 1., 1, math.sqrt(blocks)),
                     _release('histograms', sigma, 1., dp.levels, math.sqrt(len(s.values) + len(s.static_of_kind('numerical'))))]
+        tf = CohortTransform.fit(made, cfg.transform, seed)
+        tf.los_is_length = dp.los_is_length # declared; chance agreement within the noise is no reason
         with atomic_folder(folder) as d:
-            CohortTransform.fit(made, cfg.transform, seed).save(d)
+            tf.save(d)
             made.save(d/'standin')
             write_ledger(d, 'transform', 'transform', key, made_in(d), (), dp, releases)
             write_json(dict(fingerprint=train.fingerprint()), d/'people.json')

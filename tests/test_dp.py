@@ -331,6 +331,12 @@ def test_the_transform_learns_from_the_stand_in_alone(run):
     assert set(made.subject_id) == {f'standin{k:06d}' for k in range(300)}
 
 
+@pytest.mark.parametrize('declared', [False, True])
+def test_what_is_declared_of_the_length_of_stay_is_not_guessed_from_noise(declared, ward, tmp_path, monkeypatch):
+    monkeypatch.setattr('synkmimic.transform._los_agrees', lambda c: not declared) # what a stand-in says by chance, in about three of a hundred
+    assert dp.fit_transform(ward, small(f'dp.los_is_length={declared}'), 0, tmp_path/'t').los_is_length is declared
+
+
 def test_a_configuration_with_a_budget_is_never_fitted_openly(ward, tmp_path):
     "The ordinary first stage refuses; `stages` gives the private ones, and no record critic."
     from synkmimic import synthesizer
