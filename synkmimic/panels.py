@@ -75,6 +75,11 @@ def forest(
     return fig
 
 # %% ../nbs/84_panels.ipynb #41a93867
+def _say(ax, text:str)->None:
+    "Why a panel is empty, in its middle."
+    ax.set(xticks=[], yticks=[])
+    ax.text(0.5, 0.5, text, ha='center', va='center', fontsize=6, color='#7F7F7F', transform=ax.transAxes)
+
 def _histogram(ax, d:pd.DataFrame)->None:
     "Real bins filled, others as steps."
     for arm,e in d.groupby('arm', sort=False):
@@ -117,6 +122,8 @@ def cards(
         c.set(ylim=(0, None))
         a.set_title((titles or {}).get(feature, feature), fontsize=7, loc='left')
         for ax in (a, b, c): ax.tick_params(labelsize=5.5, length=1.5, pad=1)
+        for ax,empty in ((a, not here.share.any()), (b, run.empty), (c, seen.empty)):
+            if empty: _say(ax, 'too few')
     for ax in axes.flat[3*len(features):]: ax.set_visible(False)
     last = axes[(len(features) - 1)//columns]
     for j,label in enumerate(('value', 'mean, hour', '% charted, hour')*columns): (last[j] if last[j].get_visible() else axes[max(rows - 2, 0), j]).set_xlabel(label, fontsize=6)
@@ -124,6 +131,13 @@ def cards(
     return fig
 
 # %% ../nbs/84_panels.ipynb #a2df78d4
+def _scale(fig, image, ax)->None:
+    "The colour scale beside the last panel of a row."
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    bar = fig.colorbar(image, ax=ax, shrink=0.8, pad=0.03, ticks=MaxNLocator(4), format=PercentFormatter(1))
+    bar.ax.tick_params(labelsize=6, length=2)
+    bar.set_label('of the arm', fontsize=6)
+
 def densities(
     frame:pd.DataFrame, # panel, arm, x, y, n: counts of the cells' middles
     labels:tuple=('first component', 'second component'),
@@ -139,9 +153,12 @@ def densities(
         parts = {a: np.where(m >= floor, m/max(np.nansum(m), 1), np.nan) for a,m in grids.items()}
         top = max([np.nanmax(m) for m in parts.values() if np.isfinite(m).any()], default=1.)
         for ax,arm in zip(line, arms):
-            ax.pcolormesh(xs, ys, parts.get(arm, np.full((len(ys), len(xs)), np.nan)), cmap='cividis_r', vmin=0, vmax=top, shading='nearest', rasterized=True)
+            part = parts.get(arm, np.full((len(ys), len(xs)), np.nan))
+            image = ax.pcolormesh(xs, ys, part, cmap='cividis_r', vmin=0, vmax=top, shading='nearest', rasterized=True)
             if panel == panels[0]: ax.set_title(arm_look(arm)['label'], fontsize=8)
-            ax.set(xticks=[], yticks=[], xlim=(frame.x.min(), frame.x.max()), ylim=(frame.y.min(), frame.y.max()))
+            ax.set(xticks=[], yticks=[])
+            if not np.isfinite(part).any(): _say(ax, f'no cell with {floor} people')
+        if any(np.isfinite(m).any() for m in parts.values()): _scale(fig, image, line[-1])
         line[0].set_ylabel(f'{panel}\n{labels[1]}', fontsize=7)
     for ax in axes[-1]: ax.set_xlabel(labels[0], fontsize=7)
     return fig

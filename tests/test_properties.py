@@ -80,7 +80,7 @@ def engine(con, span_hours, step, concepts, hours=12):
 
 def grid(x):
     length = np.clip(-(-x.span//x.cfg.grid), 1, x.steps)
-    return finish(x.grid, length, x.span, x.cfg.grid, np.ones(1, bool), np.ones(len(x.concepts), bool), np.ones(0, bool), False).values[0, :, 0]
+    return finish(x.grid, length, x.span, np.ones(1, bool), np.ones(len(x.concepts), bool), np.ones(0, bool), False).values[0, :, 0]
 
 minute = st.integers(-120, 16*60)
 rows = st.lists(st.tuples(minute, st.integers(0, 300)), min_size=1, max_size=25)

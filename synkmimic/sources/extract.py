@@ -206,7 +206,7 @@ def _lay_out(x, kept:pd.DataFrame, everyone:pd.DataFrame)->None:
     x.n, x.span = len(kept), (kept.t_out - kept.t_in).to_numpy('int64')
     x.steps = x.cfg.steps if x.cfg.hours else min(x.cfg.steps, -(-int(x.span.max())//x.cfg.grid))
     x.end = x.steps*x.cfg.grid # of the window, microseconds
-    x.grid = HourGrid(x.concepts, x.n, x.steps)
+    x.grid = HourGrid(x.concepts, x.n, x.steps, x.cfg.grid)
 
 def _dictionary(x)->None:
     "The tables `kinds`, `units` and `rate_units`."
@@ -329,7 +329,7 @@ def count_rows(x:Extraction, table:str, stage:str='events')->None:
 
 def _strange_units(x:Extraction, table:str, sql:str)->None:
     "List the units nobody said how to convert, from SQL with concept, unit and n."
-    f = x.con.execute(f'SELECT * FROM ({sql}) ORDER BY n DESC, unit LIMIT 100').df()
+    f = x.con.execute(f'SELECT * FROM ({sql}) ORDER BY n DESC, unit, concept LIMIT 100').df()
     x.report.add('units', table, pd.DataFrame(dict(item=[x.concepts[k].name for k in f.concept], rows=f.n,
                                                    reason=['unknown unit: ' + str(u)[:24] for u in f.unit])))
 
@@ -577,7 +577,7 @@ def assemble(
         for f in (f for f,good in zip(hourly[kind], ok) if not good):
             x.report.note('concepts', 'hourly', f.name, 'seen in too few people', 1)
         hourly[kind] = [f for f,good in zip(hourly[kind], ok) if good]
-    a = finish(x.grid, stays.length.to_numpy('int64'), x.span, x.cfg.grid, here, *enough, x.cfg.at_precision)
+    a = finish(x.grid, stays.length.to_numpy('int64'), x.span, here, *enough, x.cfg.at_precision)
     for k in np.flatnonzero(a.beyond):
         x.report.note('cells', 'hourly', x.concepts[k].name, 'hourly total out of range', a.beyond[k])
     schema = Schema(tuple(features), hourly['numerical'], hourly['flag'], hourly['categorical'], outcome_names,

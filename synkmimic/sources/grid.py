@@ -13,6 +13,11 @@ import numpy as np
 from ..core import DataError
 
 # %% ../../nbs/09_sources.grid.ipynb #36fbf99e
+def _grain(v, step_us:int)->float:
+    "What readings are multiples of: a power of two, 2^-41 of the largest one."
+    top = max(abs(getattr(v, 'low', None) or 0), abs(2.**20 if v.high is None else v.high), 1e-6)*(step_us if v.agg == 'rate' else 1)
+    return 2.**(np.ceil(np.log2(top)) - 41)
+
 def _lay_out(grid)->None:
     "Where each variable goes, and the empty arrays."
     kinds = np.array([v.kind for v in grid.variables])
@@ -22,6 +27,7 @@ def _lay_out(grid)->None:
     for k in range(3): grid.column[grid.kind == k] = np.arange((grid.kind == k).sum())
     grid.size = [int((grid.kind == k).sum()) for k in range(3)] # F, K, C
     cells = grid.stays*grid.steps
+    grid.grain = np.array([_grain(v, grid.step_us) for v in grid.variables if v.kind == 'numerical'])
     grid.total, grid.count = np.zeros(cells*grid.size[0]), np.zeros(cells*grid.size[0], 'uint16')
     grid.flags = np.zeros(cells*grid.size[1], 'uint8')
     grid.when = np.full((cells, late.sum()), np.iinfo('int64').min) # time of the last reading
@@ -35,8 +41,9 @@ class HourGrid:
         variables, # in order; each has `kind` (numerical, flag or categorical) and `agg` (mean, sum, rate or last)
         stays:int, # n
         steps:int, # T
+        step_us:int, # one step, in the unit of the overlaps of a rate
     ):
-        self.variables, self.stays, self.steps, self.added = tuple(variables), stays, steps, 0
+        self.variables, self.stays, self.steps, self.step_us, self.added = tuple(variables), stays, steps, step_us, 0
         _lay_out(self)
 
     def add(self,
@@ -59,8 +66,9 @@ class HourGrid:
 # %% ../../nbs/09_sources.grid.ipynb #0b96c7ac
 def _sum(grid:HourGrid, cell, variable, value, sign=1)->None:
     "Add to (or with `sign` -1 take from) the running totals."
-    flat = cell*grid.size[0] + grid.column[variable]
-    np.add.at(grid.total, flat, sign*value)
+    column = grid.column[variable]
+    flat, grain = cell*grid.size[0] + column, grid.grain[column]
+    np.add.at(grid.total, flat, sign*np.rint(value/grain)*grain)
     (np.add if sign > 0 else np.subtract).at(grid.count, flat, np.uint16(1))
     grid.added += sign*len(flat)
 
@@ -120,7 +128,7 @@ def charted(
     return seen, grid.flags.reshape(n, T, K).any(1)
 
 # %% ../../nbs/09_sources.grid.ipynb #c8c9dcb4
-def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
+def _selected(grid:HourGrid, span, at_precision, i, j):
     "Flat index, variable and value of the charted cells of stays i..j, and which of them are out of range."
     number = [v for v in grid.variables if v.kind == 'numerical']
     T, F = grid.steps, grid.size[0]
@@ -132,11 +140,11 @@ def _selected(grid:HourGrid, span, step_us, at_precision, i, j):
     value, kind = grid.total[flat], agg[f]
     mean, rate = kind == 0, kind == 1
     value[mean] /= grid.count[flat[mean]]
-    left = span[cell[rate]//T] - cell[rate] % T*step_us
-    value[rate] /= np.minimum(step_us, left)
+    left = span[cell[rate]//T] - cell[rate] % T*grid.step_us
+    value[rate] /= np.minimum(grid.step_us, left)
     beyond, fine = value > high[f] + 1e-6, step[f]
     stepped = fine > 0
-    value[stepped] = np.rint(value[stepped]/fine[stepped])*fine[stepped]
+    value[stepped] = np.rint(np.round(value[stepped]/fine[stepped], 6))*fine[stepped] # a tie is one whatever its last bits say
     value[~stepped] = np.round(value[~stepped], 6)
     return flat, f, value, beyond
 
@@ -145,7 +153,6 @@ def finish(
     grid:HourGrid,
     length:np.ndarray, # (n,) steps inside the stay
     span:np.ndarray, # (n,) length of stay, in the unit of `step_us`
-    step_us:int, # one step of the grid
     keep:np.ndarray, # (n,) bool, stays wanted
     columns:np.ndarray, # (F,) bool, numerical variables wanted
     flags:np.ndarray, # (K,) bool, flags wanted
@@ -162,7 +169,7 @@ def finish(
     values[..., rate[columns]] = np.where(np.arange(T) < length[keep][:, None], 0, np.nan)[..., None]
     out, beyond = values.reshape(-1), np.zeros(F, 'int64')
     for i in range(0, n, 4096):
-        flat, f, value, over = _selected(grid, span, step_us, at_precision, i, min(i + 4096, n))
+        flat, f, value, over = _selected(grid, span, at_precision, i, min(i + 4096, n))
         cell = flat//max(F, 1)
         beyond += np.bincount(f[over], minlength=F)
         value[over] = np.nan

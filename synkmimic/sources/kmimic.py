@@ -139,7 +139,7 @@ def _patterns(x:Extraction, table:str)->None:
     why = ' '.join(f"WHEN {when} THEN '{reason}'" for reason,when in _UNREAD)
     f = x.con.execute(f'''SELECT concept, CASE {why} END AS why, {mask_sql('txt')} AS shape, sum(n) AS n FROM steps
         WHERE why IS NOT NULL AND e > 0 AND a < least(span, {x.end})
-        GROUP BY ALL ORDER BY n DESC, why, shape LIMIT 200''').df()
+        GROUP BY ALL ORDER BY n DESC, why, shape, concept LIMIT 200''').df()
     shape = f['shape'].astype('string').fillna('empty note')
     x.report.add('patterns', table, pd.DataFrame(dict(item=[x.concepts[k].name for k in f.concept],
                                                       reason=f.why + ': ' + shape, rows=f.n.astype('int64'))))
@@ -200,7 +200,7 @@ def careunits(x:Extraction, tables:Tables, codes:dict)->None:
     reason = case_sql(('no time', 'a IS NULL OR b IS NULL'), ('outside the stay', 'stay IS NULL'),
                       ('unknown level', 'code IS NULL OR code < 0'))
     f = x.con.execute(f'''SELECT reason, count(*) AS n FROM (
-        SELECT id, min({reason}) AS reason FROM moves GROUP BY id) GROUP BY ALL''').df()
+        SELECT id, min({reason}) AS reason FROM moves GROUP BY id) GROUP BY ALL ORDER BY reason''').df()
     reasons = np.array(REASONS)[f.reason.astype(int)]
     x.report.add('events', 'hosp/transfers', pd.DataFrame(dict(item='careunit', reason=reasons, rows=f.n)))
 
