@@ -43,7 +43,6 @@ from omegaconf.errors import OmegaConfBaseException
 from .config import Config, compose, resolved, to_yaml
 from .core import ROOT, ConfigError, DataError, SynkError, atomic_path, digest, nearest, read_json, settings, write_json, write_text
 from .release.policy import GENERATED, LOCK, freeze_policy, require_policy
-from .sources.check import layout_of
 
 # %% ../nbs/82_paper.ipynb #962d671c
 def _statements(tree:ast.AST):
@@ -271,6 +270,7 @@ def plan(
 # %% ../nbs/82_paper.ipynb #e965ea37
 def source_of(folder)->str:
     "Which source a folder of raw tables is; a simulated registry that lies there is read as what it imitates."
+    from synkmimic.sources.check import layout_of # pandas, DuckDB and all readers, which none of a run's many processes needs
     found = layout_of(folder)
     if not found: raise DataError('no known layout in this folder', file=folder,
                                   fix='Expected hosp/ and icu/, set-a, stays and events, or data/*.parquet; or say DATA=name ROOT=path.')

@@ -18,11 +18,12 @@ from nbclient.exceptions import CellExecutionError
 from synkmimic.paper import own_sockets
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = ('82_', '65_', '41_', '64_', '49_', '86_', '73_', '56_', '55_') # the longest: the last one to start decides when all is done
 META = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
 
 def library_notebooks()->list[Path]:
-    "The numbered notebooks, in order."
-    return sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
+    "The numbered notebooks, the longest first, then in order."
+    return sorted((ROOT/'nbs').glob('[0-9]*.ipynb'), key=lambda p: (FIRST.index(p.name[:3]) if p.name[:3] in FIRST else len(FIRST), p.name))
 
 def executed(path:Path):
     "The notebook after a run, without execution counts, timestamps and foreign metadata."
