@@ -99,7 +99,7 @@ def _card_legend(fig, arms, outcomes)->None:
     from matplotlib.lines import Line2D
     hand = [Line2D([], [], color=arm_look(a)['color'], label=arm_look(a)['label']) for a in arms]
     hand += [Line2D([], [], color=COLOURS['grey'], ls=_LINES[k % 4], label=str(o).replace('_', ' ')) for k,o in enumerate(outcomes)]
-    fig.legend(handles=hand, loc='outside upper center', ncols=len(hand), fontsize=7, frameon=False)
+    fig.legend(handles=hand, loc='upper center', ncols=len(hand), fontsize=7, frameon=False, borderaxespad=0.1)
 
 # %% ../nbs/84_panels.ipynb #2a2c4297
 def cards(
@@ -112,7 +112,7 @@ def cards(
     "The cards of a page."
     features = list(histogram.feature.unique())
     rows = -(-len(features)//columns)
-    fig, axes = canvas(rows, 3*columns, 6.9, 1.02*rows + 0.35)
+    fig, axes = canvas(rows, 3*columns, 6.9, 1.02*rows + 0.45, room=(0.1, 0.06, 0.4, 0.34, 0.33, 0.36))
     for k,feature in enumerate(features):
         a, b, c = axes[k//columns, 3*(k % columns):3*(k % columns) + 3]
         here, run, seen = (d[d.feature == feature] for d in (histogram, trajectory, charting))

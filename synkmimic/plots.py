@@ -41,11 +41,17 @@ def canvas(
     rows:int=1, columns:int=1,
     width:float=6.9, # inches: 6.9 is a full page, 3.4 one column
     height:float=2.4, # inches, all rows together
+    room:tuple|None=None, # inches left, right, above, below, between columns and between rows; None: the layout engine finds out, which takes seconds for fifty panels
 )->tuple[Figure, np.ndarray]: # figure, axes (rows, columns)
     "An empty figure in the paper's look."
     plt.switch_backend(mpl.get_backend()) # a notebook's backend is set up before the style is, or its figures would not show
     with mpl.rc_context(STYLE):
-        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout='constrained')
+        if room is None: return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout='constrained')
+        left, right, top, bottom, beside, between = room
+        share = lambda gap, whole, n: gap/((whole - gap*(n - 1))/n) # of a panel, as matplotlib wants it
+        at = dict(left=left/width, right=1 - right/width, top=1 - top/height, bottom=bottom/height)
+        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
+                            gridspec_kw=at | dict(wspace=share(beside, width - left - right, columns), hspace=share(between, height - top - bottom, rows)))
 
 # %% ../nbs/80_plots.ipynb #c92fac62
 DPI = 300
