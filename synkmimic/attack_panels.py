@@ -94,7 +94,7 @@ def pair_sheet(
 )->Figure:
     "One page of pairs."
     pairs, features = list(frame.pair.unique())[first:first + rows], list(frame.feature.unique())
-    fig, axes = canvas(len(pairs), len(features), 6.9, 0.85*len(pairs) + 0.4, room=(0.5, 0.06, 0.22, 0.2, 0.3, 0.12))
+    fig, axes = canvas(len(pairs), len(features), 6.9, 0.85*len(pairs) + 0.4, room=dict(left=0.5, right=0.06, above=0.22, below=0.2, beside=0.3, between=0.12))
     for line,pair in zip(axes, pairs):
         d = frame[frame.pair == pair]
         for ax,feature in zip(line, features):

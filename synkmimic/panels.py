@@ -112,7 +112,7 @@ def cards(
     "The cards of a page."
     features = list(histogram.feature.unique())
     rows = -(-len(features)//columns)
-    fig, axes = canvas(rows, 3*columns, 6.9, 1.02*rows + 0.45, room=(0.1, 0.06, 0.4, 0.34, 0.33, 0.36))
+    fig, axes = canvas(rows, 3*columns, 6.9, 1.02*rows + 0.45, room=dict(left=0.1, right=0.06, above=0.4, below=0.34, beside=0.33, between=0.36))
     for k,feature in enumerate(features):
         a, b, c = axes[k//columns, 3*(k % columns):3*(k % columns) + 3]
         here, run, seen = (d[d.feature == feature] for d in (histogram, trajectory, charting))
@@ -151,14 +151,15 @@ def densities(
         xs, ys = np.sort(d.x.unique()), np.sort(d.y.unique()) # each panel may have a grid of its own
         grids = {a: e.pivot_table(index='y', columns='x', values='n', aggfunc='sum').reindex(index=ys, columns=xs).to_numpy(float) for a,e in d.groupby('arm', sort=False)}
         parts = {a: np.where(m >= floor, m/max(np.nansum(m), 1), np.nan) for a,m in grids.items()}
-        top = max([np.nanmax(m) for m in parts.values() if np.isfinite(m).any()], default=1.)
+        seen = {a: m for a,m in parts.items() if np.isfinite(m).any()}
+        top = max([np.nanmax(m) for m in seen.values()], default=1.)
         for ax,arm in zip(line, arms):
             part = parts.get(arm, np.full((len(ys), len(xs)), np.nan))
             image = ax.pcolormesh(xs, ys, part, cmap='cividis_r', vmin=0, vmax=top, shading='nearest', rasterized=True)
             if panel == panels[0]: ax.set_title(arm_look(arm)['label'], fontsize=8)
             ax.set(xticks=[], yticks=[])
-            if not np.isfinite(part).any(): _say(ax, f'no cell with {floor} people')
-        if any(np.isfinite(m).any() for m in parts.values()): _scale(fig, image, line[-1])
+            if arm not in seen: _say(ax, f'no cell with {floor} people')
+        if seen: _scale(fig, image, line[-1])
         line[0].set_ylabel(f'{panel}\n{labels[1]}', fontsize=7)
     for ax in axes[-1]: ax.set_xlabel(labels[0], fontsize=7)
     return fig

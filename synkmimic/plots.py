@@ -25,7 +25,7 @@ COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73
 ARMS = dict(real=('Real people', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
             flow_matching=('Flow matching', 'pink', '-.'), posterior=('Posterior draws', 'sky', '--'),
             independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'),
-            latent_gan_plain=('Latent GAN, no critic', 'blue', '--'), ehr_safe=('EHR-Safe', 'red', '-.'), gaussian_copula=('Gaussian copula', 'sky', ':'),
+            latent_gan_plain=('Latent GAN, no critic', 'sky', '-'), ehr_safe=('EHR-Safe', 'red', '-.'), gaussian_copula=('Gaussian copula', 'sky', ':'),
             overfit=('Overfitted', 'grey', '--'), noisy_copy=('Noisy copy of train', 'green', '--'), time_shuffled=('Hours shuffled', 'grey', '-.'),
             label_shuffled=('Outcomes shuffled', 'grey', ':'))
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False,
@@ -41,17 +41,17 @@ def canvas(
     rows:int=1, columns:int=1,
     width:float=6.9, # inches: 6.9 is a full page, 3.4 one column
     height:float=2.4, # inches, all rows together
-    room:tuple|None=None, # inches left, right, above, below, between columns and between rows; None: the layout engine finds out, which takes seconds for fifty panels
+    room:dict|None=None, # inches left, right, above, below, beside (between columns) and between (rows); None: the layout engine finds out, which takes seconds for fifty panels
 )->tuple[Figure, np.ndarray]: # figure, axes (rows, columns)
     "An empty figure in the paper's look."
     plt.switch_backend(mpl.get_backend()) # a notebook's backend is set up before the style is, or its figures would not show
     with mpl.rc_context(STYLE):
         if room is None: return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout='constrained')
-        left, right, top, bottom, beside, between = room
         share = lambda gap, whole, n: gap/((whole - gap*(n - 1))/n) # of a panel, as matplotlib wants it
-        at = dict(left=left/width, right=1 - right/width, top=1 - top/height, bottom=bottom/height)
+        at = dict(left=room['left']/width, right=1 - room['right']/width, top=1 - room['above']/height, bottom=room['below']/height)
         return plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
-                            gridspec_kw=at | dict(wspace=share(beside, width - left - right, columns), hspace=share(between, height - top - bottom, rows)))
+                            gridspec_kw=at | dict(wspace=share(room['beside'], width - room['left'] - room['right'], columns),
+                                                  hspace=share(room['between'], height - room['above'] - room['below'], rows)))
 
 # %% ../nbs/80_plots.ipynb #c92fac62
 DPI = 300
@@ -176,7 +176,8 @@ def marginals(
 def _shared_legend(fig, axes)->None:
     "One legend above all panels."
     found = {label: h for ax in axes.flat for h,label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(found.values(), found.keys(), loc='outside upper center', ncols=len(found) if len(found) <= 5 else -(-len(found)//2), fontsize=7, frameon=False)
+    fig.legend(found.values(), found.keys(), loc='outside upper center', ncols=len(found) if len(found) <= 5 else -(-len(found)//2), fontsize=7, frameon=False,
+               handlelength=3) # long enough to tell dashed from solid
 
 # %% ../nbs/80_plots.ipynb #61827059
 def curves(
