@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['title_of', 'plain_text', 'warnings_in', 'error_in', 'Stage', 'stages_of', 'inline', 'Markup', 'html_table',
            'markdown_html', 'picture', 'loss_picture', 'histories', 'summary_part', 'stage_part', 'warning_part',
-           'item_part', 'loss_part', 'making_part', 'page_of', 'write_report', 'main']
+           'item_part', 'loss_part', 'release_part', 'making_part', 'page_of', 'write_report', 'main']
 
 # %% ../nbs/86_report.ipynb #34071b2b
 import argparse
@@ -246,6 +246,29 @@ def loss_part(run:Path)->str:
     "A picture for every model that kept a history."
     return '\n'.join(f'<h3>{inline(k)}</h3>{loss_picture(v)}' for k,v in histories(run).items()) or '<p>None: no model has been trained in this run, or training was private.</p>'
 
+# %% ../nbs/86_report.ipynb #7c1f02ab
+def _list_of(path:Path, head:str, empty:str)->str:
+    "A list that the release stage keeps as CSV; its counts hidden where they are small."
+    if not path.exists(): return ''
+    d = pd.read_csv(path, keep_default_na=False)
+    if not len(d): return f'<h3>{head}</h3><p>{empty}</p>'
+    shown = d.assign(**{c: d[c].map(suppress) for c in ('cells', 'stays', 'count') if c in d})
+    table = html_table(list(shown), shown.astype(str).to_numpy().tolist(), head)
+    return f'<h3>{head}</h3>' + (table if len(d) <= 30 else f'<details><summary>{len(d)} rows</summary>{table}</details>')
+
+def release_part(run:Path, stages:list[Stage])->str:
+    "The release's tables, papers and lists."
+    run, stale = Path(run), any(s.name == 'a8_release' and s.status == 'stale' for s in stages)
+    tables, lint = run/'release'/'tables', run/'release'/'lint.csv'
+    papers = {'for the committee, stays inside': 'dossier/committee/00_summary.html', 'for the public': 'dossier/public/00_summary.html'}
+    links = [f'<li><a href="{file}">{file}</a>, {who}</li>' for who,file in papers.items() if (run/file).exists()]
+    if tables.is_dir(): links.insert(0, f'<li>release/tables: {sum(f.is_file() for f in tables.rglob("*")):,} files, with cards and sums</li>')
+    elif lint.exists(): links.insert(0, '<li class="failed">No tables: the disclosure check refused them.</li>')
+    if not links: return '<p>None yet.</p>'
+    found = _list_of(lint, 'What the disclosure check found', 'Nothing: no rule is broken.')
+    floored = _list_of(run/'release'/'floor.csv', 'What was taken out beforehand', 'Nothing: every level, code and variable belongs to enough training people.')
+    return (_OLD if stale else '') + f'<ul>{"".join(links)}</ul>{found}{floored}'
+
 # %% ../nbs/86_report.ipynb #62d75028
 _PACKAGES = ('synkmimic', 'torch', 'lightning', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'pyarrow', 'duckdb', 'matplotlib', 'papermill', 'snakemake')
 
@@ -293,10 +316,10 @@ def page_of(run)->str:
     run, what = Path(run), read_json(Path(run)/'run.json')
     stages, figures = stages_of(run), Path(what['figures'])
     parts = {'Notebooks': stage_part(run, stages), 'Warnings': warning_part(stages), 'Loss curves': loss_part(run), 'Figures': item_part(figures, stages, '.png'),
-             'Tables': item_part(figures, stages, '.md'), 'How it was made': making_part(run, what)}
+             'Tables': item_part(figures, stages, '.md'), 'Release': release_part(run, stages), 'How it was made': making_part(run, what)}
     if 'runs' in what:
         rows = [[m['setting'], m['seed'], Markup(f'<a href="../{html.escape(m["folder"].name)}/report.html">{html.escape(m["folder"].name)}</a>')] for m in members(run)]
-        parts = {'Runs': html_table(['setting', 'seed', 'run'], rows, 'Runs of the sweep')} | {k: v for k,v in parts.items() if k != 'Loss curves'}
+        parts = {'Runs': html_table(['setting', 'seed', 'run'], rows, 'Runs of the sweep')} | {k: v for k,v in parts.items() if k not in ('Loss curves', 'Release')}
     links = ''.join(f'<a href="#{k.split()[0].lower()}">{k}</a>' for k in parts)
     body = ''.join(f'<section id="{k.split()[0].lower()}"><h2>{k}</h2>{v}</section>\n' for k,v in parts.items())
     title = f"{'Sweep' if 'runs' in what else 'Run'} {what['name']}"

@@ -97,6 +97,19 @@ def test_pictures_are_scaled_and_keep_their_shape(run):
     with Image.open(io.BytesIO(base64.b64decode(src.split('base64,')[1][:-2]))) as image:
         assert image.size == (1200, 300) and image.convert('RGB').getpixel((5, 5)) == (127, 177, 227)
 
+def test_the_release_and_its_lists(run):
+    "What the check found and what was taken out, escaped, small numbers of stays hidden; the documents that exist, and no others."
+    import shutil
+    (run/'release'/'tables').mkdir(parents=True), (run/'dossier'/'public').mkdir(parents=True)
+    (run/'release'/'tables'/'SHA256SUMS').write_text(''), (run/'dossier'/'public'/'00_summary.html').write_text('')
+    pd.DataFrame(dict(part=['states'], variable=[EVIL], became=['not charted'], cells=[300], stays=[7], copy=[1])).to_csv(run/'release'/'floor.csv', index=False)
+    pd.DataFrame(columns=['rule', 'file', 'column', 'count']).to_csv(run/'release'/'lint.csv', index=False)
+    try: text = report.page_of(run)
+    finally: shutil.rmtree(run/'release'), shutil.rmtree(run/'dossier')
+    assert '<script' not in text and '<td>300</td><td>&lt;11</td>' in text and 'no rule is broken' in text
+    assert 'href="dossier/public/00_summary.html"' in text and 'dossier/committee' not in text
+    assert 'None yet' in report.release_part(run, [])
+
 def test_the_same_run_gives_the_same_page(run, page): assert report.write_report(run).read_text(encoding='utf-8') == page
 
 def test_a_later_failure_shows_over_an_older_success(run):
