@@ -106,6 +106,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'synkmimic.cohort._save': ('cohort.html#_save', 'synkmimic/cohort.py'),
                                   'synkmimic.cohort._split': ('cohort.html#_split', 'synkmimic/cohort.py'),
                                   'synkmimic.cohort._static_column': ('cohort.html#_static_column', 'synkmimic/cohort.py'),
+                                  'synkmimic.cohort._typed_already': ('cohort.html#_typed_already', 'synkmimic/cohort.py'),
                                   'synkmimic.cohort._validated': ('cohort.html#_validated', 'synkmimic/cohort.py'),
                                   'synkmimic.cohort.concat': ('cohort.html#concat', 'synkmimic/cohort.py'),
                                   'synkmimic.cohort.static_frame': ('cohort.html#static_frame', 'synkmimic/cohort.py')},

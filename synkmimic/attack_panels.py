@@ -69,6 +69,7 @@ def frontier(
     gain:str, # what the vertical axis shows
     chance:dict=None, # panel -> a vertical line
     real:tuple=None, # (low, high) of the gain for real people
+    colours:dict=None, # series -> colour; the others get the next one
 )->Figure:
     "One panel per risk."
     panels, series = list(frame.panel.unique()), list(frame.series.unique())
@@ -77,7 +78,7 @@ def frontier(
         if real is not None: ax.axhspan(*real, color='#E5E5E5', lw=0)
         if panel in (chance or {}): ax.axvline(chance[panel], color='#7F7F7F', lw=0.6, ls='--')
         for k,name in enumerate(series):
-            d, colour = frame[(frame.panel == panel) & (frame.series == name)], list(COLOURS.values())[k % 7]
+            d, colour = frame[(frame.panel == panel) & (frame.series == name)], (colours or {}).get(name, list(COLOURS.values())[k % 7])
             ax.errorbar(d.x, d.y, xerr=np.abs(np.stack([d.x - d.x_low, d.x_high - d.x])), yerr=np.abs(np.stack([d.y - d.y_low, d.y_high - d.y])),
                         fmt='o-' if len(d) > 1 and d.label.astype(bool).any() else 'o', ms=3, lw=0.8, color=colour, label=name)
             for e in d.itertuples(): ax.annotate(e.label, (e.x, e.y), xytext=(3, 3), textcoords='offset points', fontsize=6, color=colour)

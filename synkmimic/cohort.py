@@ -29,8 +29,16 @@ def static_frame(
     return pd.DataFrame({f.name: _static_column(table[f.name], f) for f in schema.static},
                         index=pd.RangeIndex(len(table)))
 
+def _typed_already(column:pd.Series, f)->bool:
+    "Whether a column has its form, as those of every part of a cohort have."
+    if f.kind == 'numerical': return column.dtype == 'float64'
+    if f.kind == 'flag': return column.dtype == 'uint8' and not (column.to_numpy() > 1).any()
+    return isinstance(column.dtype, pd.CategoricalDtype) and list(column.dtype.categories) == list(f.levels)
+
 def _static_column(column:pd.Series, f):
     "One column, typed by its feature."
+    if _typed_already(column, f):
+        return pd.Categorical.from_codes(column.cat.codes, list(f.levels)) if f.kind == 'categorical' else column.to_numpy()
     if f.kind == 'numerical': return pd.to_numeric(column).to_numpy('float64', na_value=np.nan)
     if f.kind == 'flag':
         bad = ~column.isin([0, 1])

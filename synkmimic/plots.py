@@ -21,11 +21,11 @@ from matplotlib.path import Path as Route
 from .core import SynkError, atomic_path
 
 # %% ../nbs/80_plots.ipynb #b3ebe674
-COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', pink='#CC79A7', sky='#56B4E9', grey='#7F7F7F')
+COLOURS = dict(black='#000000', blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', pink='#CC79A7', sky='#56B4E9', grey='#7F7F7F', purple='#5D3A9B')
 ARMS = dict(real=('Real people', 'black', '-'), latent_gan=('Latent GAN', 'blue', '-'), gaussian_mixture=('Gaussian mixture', 'orange', '--'),
             flow_matching=('Flow matching', 'pink', '-.'), posterior=('Posterior draws', 'sky', '--'),
             independent_marginals=('Independent marginals', 'red', ':'), verbatim_copy=('Verbatim copy of train', 'green', '-.'), train=('Train', 'grey', '-'),
-            latent_gan_plain=('Latent GAN, no critic', 'sky', '-'), ehr_safe=('EHR-Safe', 'red', '-.'), gaussian_copula=('Gaussian copula', 'sky', ':'),
+            latent_gan_plain=('Latent GAN, no critic', 'sky', '-'), ehr_safe=('EHR-Safe', 'purple', '-.'), gaussian_copula=('Gaussian copula', 'sky', ':'),
             overfit=('Overfitted', 'grey', '--'), noisy_copy=('Noisy copy of train', 'green', '--'), time_shuffled=('Hours shuffled', 'grey', '-.'),
             label_shuffled=('Outcomes shuffled', 'grey', ':'))
 STYLE = {'font.size': 8, 'axes.titlesize': 8, 'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'legend.frameon': False,
