@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .heads import BinaryChain, Categorical, N_AGES, NumberChain, PAST, age_bin
+from .heads import BinaryChain, Categorical, N_AGES, NumberChain, PAST, age_bin, logistic
 from .static_vae import kl_above, kl_normal, record_size, record_vector, reparameterise
 from ..rules import relations_due
 from ..schema import Schema
@@ -85,13 +85,26 @@ class Hazard(nn.Module):
     def __init__(self, n_values:int, n_flags:int):
         super().__init__()
         self.n_flags = n_flags
-        self.shared, self.age = nn.Parameter(torch.zeros(N_AGES**2)), nn.Parameter(torch.zeros(n_values, N_AGES**2))
+        self.shared, self.age = nn.Parameter(torch.zeros(N_AGES**2 + 1)), nn.Parameter(torch.zeros(n_values, N_AGES**2 + 1))
         self.habit = nn.Parameter(torch.zeros(n_values))
         self.before = nn.Linear(n_values + n_flags, n_values + n_flags, bias=False)
         nn.init.zeros_(self.before.weight)
 
+    def place(self, past:dict[str, Tensor])->Tensor: # (N,D) in the table of ages; last in it is an hour before which nothing at all was charted
+        "How long ago, and the gap before that."
+        return torch.where((past['share'] == 0).all(-1, keepdim=True), N_AGES**2, age_bin(past['rhythm'])*N_AGES + age_bin(past['recency']))
+
+    @torch.no_grad()
+    def start(self, past:dict[str, Tensor], binary:Tensor, x:Tensor, prior:float=10.)->None: # as for forward, and the hour's masks and flags (N,D+K)
+        "Begin where the training hours are: masks by their place in the table, flags by the hour before; `prior` hours at the mean rate are added to each cell."
+        D, rate = len(self.habit), x.mean(0).clamp(1e-3, 1 - 1e-3)[:len(self.habit), None]
+        place, m = self.place(past).T, x[:, :D].T.contiguous()
+        hours, hits = (torch.zeros_like(self.age).scatter_add_(1, place, w) for w in (torch.ones_like(m), m))
+        self.age[:] = ((hits + prior*rate)/(hours + prior)).clamp(1e-4, 1 - 1e-4).logit() - rate.logit()
+        self.before.weight.diagonal()[D:] = logistic(x[:, D:], binary[:, D:])[1]
+
     def forward(self, past:dict[str, Tensor], binary:Tensor)->Tensor: # (N,D).., (N,D+K) of the hour before -> (N,D+K)
-        place = age_bin(past['rhythm'])*N_AGES + age_bin(past['recency'])
+        place = self.place(past)
         due = self.shared[place] + self.age[torch.arange(len(self.habit), device=binary.device), place]
         return F.pad(due + self.habit*past['share'], (0, self.n_flags)) + self.before(binary)
 
@@ -115,11 +128,17 @@ class Decoder(nn.Module):
         self.binary = BinaryChain(h, self.n_values + self.n_flags, cfg.binary_dim)
         self.numbers = NumberChain(h, self.n_values, cfg.number_dim - cfg.number_dim*2//5, cfg.number_dim*2//5, cfg.components)
 
-    def start(self, batch:dict[str, Tensor])->None:
-        "Begin at the training frequencies of masks, flags and states."
-        at = batch['inside']
-        self.binary.start(torch.cat([batch['mask'].float(), batch['flags']], -1)[at].mean(0))
-        if self.levels: self.states.start(state_onehot(batch['states'], self.levels)[at].mean(0))
+    def start(self, batch:dict[str, Tensor], most:int=60_000)->None:
+        "Begin where masks, flags and states of the training hours are; of very many stays every so many-th is looked at."
+        batch = {k: v[::max(1, int(batch['inside'].sum())//most)] for k,v in batch.items() if k in ('inside', 'mask', 'flags', 'states', 'last_states', *_PAST)}
+        at, binary = batch['inside'], torch.cat([batch['mask'].float(), batch['flags']], -1)
+        past, last, x = {k: batch[k][at] for k in _PAST}, before(binary)[at], binary[at]
+        self.hazard.start(past, last, x)
+        self.binary.start(x, self.hazard(past, last))
+        if not self.levels: return
+        now, last = (state_onehot(batch[k], self.levels)[at] for k in ('states', 'last_states'))
+        share, last = now.mean(0), charted(last, self.levels)
+        self.states.start(share, ((now*last).sum(0) + share)/(last.sum(0) + 1))
 
     def stay(self, z:Tensor, z_static:Tensor, record:Tensor, y:Tensor)->Tensor: # -> (B,e)
         "What does not change over the hours."
