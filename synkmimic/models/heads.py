@@ -117,19 +117,12 @@ class Levels(nn.Module):
         level = [i*max(self.sizes) + k for i,s in enumerate(self.sizes) for k in range(s)]
         self.register_buffer('place', torch.tensor(level, dtype=torch.long), persistent=False)
         self.register_buffer('seen', torch.ones(sum(self.sizes))) # 0 for a level that never occurs in training
-        self.stay = nn.Parameter(torch.full((sum(self.sizes),), 2.)) # added to the logit of the level charted before
         owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes, dtype=torch.long))
         self.register_buffer('earlier', (owner < owner[:, None]).float(), persistent=False) # levels of earlier variables
+        self.register_buffer('own', (owner == owner[:, None]).float(), persistent=False) # levels of the same variable
         self.tie = nn.Parameter(torch.zeros(sum(self.sizes), sum(self.sizes)))
+        self.then = nn.Parameter(2*torch.eye(sum(self.sizes))) # row: the level charted before; what it adds to the logits of that variable
         self.first = [0, *torch.tensor(self.sizes).cumsum(0).tolist()] if self.sizes else [0]
-
-    @torch.no_grad()
-    def start(self, share:Tensor, again:Tensor|None=None)->None: # (sum of sizes,), and how often a level is followed by itself
-        "Begin at the training frequencies of all levels; a level that never occurs is never drawn."
-        if again is not None: self.stay[:] = again.clamp(1e-3, 1 - 1e-3).logit() - share.clamp(1e-3, 1 - 1e-3).logit()
-        self.seen = (share > 0).float()
-        self.out.bias[:] = share.clamp_min(1e-3).log()
-        self.out.weight[:] *= 0.1
 
     def onehot(self, x:Tensor)->Tensor: # (N,C) -> (N, sum of sizes), zeros where missing
         "Levels side by side."
@@ -140,10 +133,23 @@ class Levels(nn.Module):
 class Categorical(Levels):
     "Likelihood and draws of C categorical variables."
     def forward(self, h:Tensor, onehot:Tensor|None=None, last:Tensor|None=None)->Tensor: # (N,H), (N,S), (N,S) -> log probabilities (N,C,L)
-        logits = self.out(h) + (0. if last is None else last*self.stay) + (0. if onehot is None else onehot @ (self.tie*self.earlier).T)
+        logits = self.out(h) + (0. if last is None else last @ (self.then*self.own)) + (0. if onehot is None else onehot @ (self.tie*self.earlier).T)
         wide = h.new_full((*h.shape[:-1], len(self.sizes)*max(self.sizes)), -torch.inf)
         wide = wide.index_copy(-1, self.place, logits.to(wide.dtype))
         return wide.unflatten(-1, (len(self.sizes), -1)).log_softmax(-1)
+
+    @torch.no_grad()
+    def start(self, now:Tensor, last:Tensor|None=None, prior:float=10.)->None: # (N,S) one-hot levels of training rows, and those charted before
+        "Begin at the training table of what follows what, to each row of which `prior` cases go at the mean rates; a level that never occurs is never drawn."
+        if not self.sizes: return
+        share = now.mean(0)
+        self.seen, usual = (share > 0).float(), share.clamp_min(1e-3)
+        self.out.bias[:] = usual.log()
+        if last is None: return
+        new = 1 - last @ self.own # (N,S) 1 where nothing of the variable was charted before
+        begin = ((now*new).sum(0) + prior*usual)/(new.sum(0) + prior)
+        after = (last.T @ now + prior*usual)/(last.sum(0) + prior)[:, None]
+        self.out.bias[:], self.then[:] = begin.log(), (after.log() - begin.log())*self.own
 
     def nll(self, h:Tensor, x:Tensor, last:Tensor|None=None)->Tensor: # (N,H) (N,C) -> (N,)
         "Negative log-likelihood of codes `x`; -1 is missing."
@@ -155,7 +161,7 @@ class Categorical(Levels):
     def sample(self, h:Tensor, generator:torch.Generator|None=None, last:Tensor|None=None)->Tensor: # (N,H) -> (N,C)
         "Draw each category by its probability, given those before it."
         if not self.sizes: return h.new_zeros(*h.shape[:-1], 0, dtype=torch.long)
-        logits = self.out(h) + (0. if last is None else last*self.stay) + self.seen.log()
+        logits = self.out(h) + (0. if last is None else last @ (self.then*self.own)) + self.seen.log()
         x, onehot, tie = [], torch.zeros_like(logits), self.tie*self.earlier
         for a,b in zip(self.first, self.first[1:]):
             p = (logits[:, a:b] + onehot @ tie[a:b].T).softmax(-1)

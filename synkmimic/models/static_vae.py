@@ -137,7 +137,7 @@ class StaticVAE(nn.Module):
     def start(self, batch:dict[str, Tensor])->'StaticVAE':
         "Begin at the training frequencies."
         self.decoder.binary.start(torch.cat([batch['s_mask'].float(), batch['s_flag']], -1))
-        self.decoder.categories.start(_onehots(batch, self.schema).mean(0))
+        self.decoder.categories.start(_onehots(batch, self.schema))
         return self
 
     def forward(self, batch:dict[str, Tensor])->dict[str, Tensor]:

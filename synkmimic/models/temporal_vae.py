@@ -137,8 +137,7 @@ class Decoder(nn.Module):
         self.binary.start(x, self.hazard(past, last))
         if not self.levels: return
         now, last = (state_onehot(batch[k], self.levels)[at] for k in ('states', 'last_states'))
-        share, last = now.mean(0), charted(last, self.levels)
-        self.states.start(share, ((now*last).sum(0) + share)/(last.sum(0) + 1))
+        self.states.start(now, charted(last, self.levels))
 
     def stay(self, z:Tensor, z_static:Tensor, record:Tensor, y:Tensor)->Tensor: # -> (B,e)
         "What does not change over the hours."
