@@ -973,6 +973,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.paper._file_imports': ('paper.html#_file_imports', 'synkmimic/paper.py'),
                                  'synkmimic.paper._finished_elsewhere': ('paper.html#_finished_elsewhere', 'synkmimic/paper.py'),
                                  'synkmimic.paper._hold_lock': ('paper.html#_hold_lock', 'synkmimic/paper.py'),
+                                 'synkmimic.paper._line': ('paper.html#_line', 'synkmimic/paper.py'),
                                  'synkmimic.paper._link': ('paper.html#_link', 'synkmimic/paper.py'),
                                  'synkmimic.paper._make': ('paper.html#_make', 'synkmimic/paper.py'),
                                  'synkmimic.paper._mark': ('paper.html#_mark', 'synkmimic/paper.py'),

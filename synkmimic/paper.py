@@ -164,6 +164,11 @@ def check_parameters(notebook, given:dict)->None:
             raise ConfigError(f'{name}: parameter {k!r} is {v!r}, which is not of type {type(have[k]).__name__}.')
 
 # %% ../nbs/82_paper.ipynb #8f50e801
+def _line(text:str)->None:
+    "Print a line in one piece: several processes write to one stream, and without a buffer `print` writes the line's end by itself."
+    sys.stdout.write(f'{text}\n')
+    sys.stdout.flush()
+
 class _Passing:
     "A text stream that lets progress lines through now and then."
     def __init__(self, label:str, every:float=15.):
@@ -172,7 +177,7 @@ class _Passing:
     def write(self, text:str)->int:
         lines = [l.strip() for l in text.splitlines() if re.search(r'epoch|evaluated|: about', l)]
         if lines and (': about' in lines[-1] or time.monotonic() - self.last > self.every):
-            print(f'        {self.label}: {lines[-1]}', flush=True)
+            _line(f'        {self.label}: {lines[-1]}')
             self.last = time.monotonic()
         return len(text)
 
@@ -470,7 +475,7 @@ def run_notebook(
     except SynkError as e: raise SynkError(f'{head} FAILED after {clock(time.monotonic() - start)}\n        {e}') from None
     for old in (run/'state').glob(f'{name}.*.done'): old.unlink()
     write_text(f'{time.monotonic() - start:.1f}\n', done_mark(run, name, key))
-    print(f'{head} ... {clock(time.monotonic() - start)}', flush=True)
+    _line(f'{head} ... {clock(time.monotonic() - start)}')
     return done
 
 # %% ../nbs/82_paper.ipynb #2e28b045
@@ -531,7 +536,7 @@ def borrow(name:str, run:Path, lender:Path, key:str, place:str='')->None:
     shutil.copy2(lender/'notebooks'/f'{name}.ipynb', run/'notebooks'/f'{name}.ipynb')
     for old in (run/'state').glob(f'{name}.*.done'): old.unlink()
     write_text(f'{stage_seconds(lender)[name]}\n', done_mark(run, name, key))
-    print(f'[{place.rjust(5)}] {name:<24} ... shared with {lender.name}', flush=True)
+    _line(f'[{place.rjust(5)}] {name:<24} ... shared with {lender.name}')
 
 # %% ../nbs/82_paper.ipynb #c50484b8
 DRAWN = ('s4_latent_map',) # supplements that are figures
