@@ -206,7 +206,7 @@ def _lay_out(x, kept:pd.DataFrame, everyone:pd.DataFrame)->None:
     x.n, x.span = len(kept), (kept.t_out - kept.t_in).to_numpy('int64')
     x.steps = x.cfg.steps if x.cfg.hours else min(x.cfg.steps, -(-int(x.span.max())//x.cfg.grid))
     x.end = x.steps*x.cfg.grid # of the window, microseconds
-    x.grid = HourGrid(x.concepts, x.n, x.steps, x.cfg.grid)
+    x.grid = HourGrid(x.concepts, x.n, x.steps)
 
 def _dictionary(x)->None:
     "The tables `kinds`, `units` and `rate_units`."
@@ -424,7 +424,8 @@ def spread_pieces(
     table:str='pieces', # for errors
 )->None:
     "Cut the kept intervals of the table `pieces` at the hours and put them on the grid."
-    g, share = x.cfg.grid, dict(amounts='v*overlap/(e - a)', rates='v*overlap', spans='1.0')[mode]
+    g = x.cfg.grid
+    share = dict(amounts='v*overlap/(e - a)', rates=f'v*overlap/least({g}, span - hour*{g})', spans='1.0')[mode]
     x.add(table, f'''WITH p AS (SELECT *, greatest(a, 0) AS lo, least(e, span, {x.end}) AS hi FROM pieces WHERE reason = 0),
     h AS (SELECT *, unnest(range(lo//{g}, (hi - 1)//{g} + 1)) AS hour FROM p WHERE hi > lo),
     o AS (SELECT *, least(hi, (hour + 1)*{g}) - greatest(lo, hour*{g}) AS overlap FROM h)
@@ -577,7 +578,7 @@ def assemble(
         for f in (f for f,good in zip(hourly[kind], ok) if not good):
             x.report.note('concepts', 'hourly', f.name, 'seen in too few people', 1)
         hourly[kind] = [f for f,good in zip(hourly[kind], ok) if good]
-    a = finish(x.grid, stays.length.to_numpy('int64'), x.span, here, *enough, x.cfg.at_precision)
+    a = finish(x.grid, stays.length.to_numpy('int64'), here, *enough, x.cfg.at_precision)
     for k in np.flatnonzero(a.beyond):
         x.report.note('cells', 'hourly', x.concepts[k].name, 'hourly total out of range', a.beyond[k])
     schema = Schema(tuple(features), hourly['numerical'], hourly['flag'], hourly['categorical'], outcome_names,

@@ -13,9 +13,9 @@ import numpy as np
 from ..core import DataError
 
 # %% ../../nbs/09_sources.grid.ipynb #36fbf99e
-def _grain(v, step_us:int)->float:
+def _grain(v)->float:
     "What readings are multiples of: a power of two, 2^-41 of the largest one."
-    top = max(abs(getattr(v, 'low', None) or 0), abs(2.**20 if v.high is None else v.high), 1e-6)*(step_us if v.agg == 'rate' else 1)
+    top = max(abs(getattr(v, 'low', None) or 0), abs(2.**20 if v.high is None else v.high), 1e-6)
     return 2.**(np.ceil(np.log2(top)) - 41)
 
 def _lay_out(grid)->None:
@@ -27,7 +27,7 @@ def _lay_out(grid)->None:
     for k in range(3): grid.column[grid.kind == k] = np.arange((grid.kind == k).sum())
     grid.size = [int((grid.kind == k).sum()) for k in range(3)] # F, K, C
     cells = grid.stays*grid.steps
-    grid.grain = np.array([_grain(v, grid.step_us) for v in grid.variables if v.kind == 'numerical'])
+    grid.grain = np.array([_grain(v) for v in grid.variables if v.kind == 'numerical'])
     grid.total, grid.count = np.zeros(cells*grid.size[0]), np.zeros(cells*grid.size[0], 'uint16')
     grid.flags = np.zeros(cells*grid.size[1], 'uint8')
     grid.when = np.full((cells, late.sum()), np.iinfo('int64').min) # time of the last reading
@@ -41,15 +41,14 @@ class HourGrid:
         variables, # in order; each has `kind` (numerical, flag or categorical) and `agg` (mean, sum, rate or last)
         stays:int, # n
         steps:int, # T
-        step_us:int, # one step, in the unit of the overlaps of a rate
     ):
-        self.variables, self.stays, self.steps, self.step_us, self.added = tuple(variables), stays, steps, step_us, 0
+        self.variables, self.stays, self.steps, self.added = tuple(variables), stays, steps, 0
         _lay_out(self)
 
     def add(self,
         cell:np.ndarray, # (m,) int64, stay*T + hour
         variable:np.ndarray, # (m,) position in `variables`
-        value:np.ndarray, # (m,) number, code of a level, 0 or 1 for a flag, NaN for a rate nobody could read
+        value:np.ndarray, # (m,) number, code of a level, 0 or 1 for a flag, of a rate its part of the hour's mean, NaN where nobody could read it
         at:np.ndarray, # (m,) time; orders the readings of an hour
         event:bool=True, # whether these readings make a stay count as charted
     )->None:
@@ -128,20 +127,17 @@ def charted(
     return seen, grid.flags.reshape(n, T, K).any(1)
 
 # %% ../../nbs/09_sources.grid.ipynb #c8c9dcb4
-def _selected(grid:HourGrid, span, at_precision, i, j):
+def _selected(grid:HourGrid, at_precision, i, j):
     "Flat index, variable and value of the charted cells of stays i..j, and which of them are out of range."
     number = [v for v in grid.variables if v.kind == 'numerical']
     T, F = grid.steps, grid.size[0]
-    agg = np.array([('mean', 'rate').index(v.agg) if v.agg in ('mean', 'rate') else 2 for v in number], 'int8')
+    averaged = np.array([v.agg == 'mean' for v in number], bool)
     high = np.array([np.inf if v.high is None else v.high for v in number])
     step = np.array([(at_precision and v.precision) or 0 for v in number])
     flat = np.flatnonzero(grid.count[i*T*F:j*T*F]) + i*T*F
-    f, cell = flat % max(F, 1), flat//max(F, 1)
-    value, kind = grid.total[flat], agg[f]
-    mean, rate = kind == 0, kind == 1
+    f, value = flat % max(F, 1), grid.total[flat]
+    mean = averaged[f]
     value[mean] /= grid.count[flat[mean]]
-    left = span[cell[rate]//T] - cell[rate] % T*grid.step_us
-    value[rate] /= np.minimum(grid.step_us, left)
     beyond, fine = value > high[f] + 1e-6, step[f]
     stepped = fine > 0
     value[stepped] = np.rint(np.round(value[stepped]/fine[stepped], 6))*fine[stepped] # a tie is one whatever its last bits say
@@ -152,7 +148,6 @@ def _selected(grid:HourGrid, span, at_precision, i, j):
 def finish(
     grid:HourGrid,
     length:np.ndarray, # (n,) steps inside the stay
-    span:np.ndarray, # (n,) length of stay, in the unit of `step_us`
     keep:np.ndarray, # (n,) bool, stays wanted
     columns:np.ndarray, # (F,) bool, numerical variables wanted
     flags:np.ndarray, # (K,) bool, flags wanted
@@ -169,7 +164,7 @@ def finish(
     values[..., rate[columns]] = np.where(np.arange(T) < length[keep][:, None], 0, np.nan)[..., None]
     out, beyond = values.reshape(-1), np.zeros(F, 'int64')
     for i in range(0, n, 4096):
-        flat, f, value, over = _selected(grid, span, at_precision, i, min(i + 4096, n))
+        flat, f, value, over = _selected(grid, at_precision, i, min(i + 4096, n))
         cell = flat//max(F, 1)
         beyond += np.bincount(f[over], minlength=F)
         value[over] = np.nan
