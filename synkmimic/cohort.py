@@ -29,21 +29,15 @@ def static_frame(
     return pd.DataFrame({f.name: _static_column(table[f.name], f) for f in schema.static},
                         index=pd.RangeIndex(len(table)))
 
-def _typed_already(column:pd.Series, f)->bool:
-    "Whether a column has its form, as those of every part of a cohort have."
-    if f.kind == 'numerical': return column.dtype == 'float64'
-    if f.kind == 'flag': return column.dtype == 'uint8' and not (column.to_numpy() > 1).any()
-    return isinstance(column.dtype, pd.CategoricalDtype) and list(column.dtype.categories) == list(f.levels)
-
 def _static_column(column:pd.Series, f):
-    "One column, typed by its feature."
-    if _typed_already(column, f):
-        return pd.Categorical.from_codes(column.cat.codes, list(f.levels)) if f.kind == 'categorical' else column.to_numpy()
+    "One column, typed by its feature; that of a part of a cohort is so already, which is quickly seen."
     if f.kind == 'numerical': return pd.to_numeric(column).to_numpy('float64', na_value=np.nan)
     if f.kind == 'flag':
-        bad = ~column.isin([0, 1])
+        bad = column > 1 if column.dtype == 'uint8' else ~column.isin([0, 1])
         if bad.any(): raise DataError('a flag is neither 0 nor 1', table='static', column=f.name, count=int(bad.sum()))
         return column.to_numpy('uint8')
+    if isinstance(column.dtype, pd.CategoricalDtype) and list(column.dtype.categories) == list(f.levels):
+        return pd.Categorical.from_codes(column.cat.codes, list(f.levels))
     unknown = column.notna().to_numpy() & ~column.isin(f.levels).to_numpy()
     if unknown.any():
         raise DataError(f'levels outside the schema: {sorted(map(str, set(column[unknown])))[:5]}', table='static',

@@ -185,7 +185,7 @@ def curves(
     band:pd.DataFrame|None=None, # feature, x, low, high: real against real
     xlabel:str='lag (h)',
     ylabel:str='autocorrelation',
-    titles:dict|None=None,
+    titles:dict|None=None, # feature -> panel title; default: its name
     columns:int=4,
 )->Figure:
     "One panel per feature, one line per arm."
@@ -201,7 +201,7 @@ def curves(
             ax.plot(g.x, g.value, marker='o', ms=2, **look)
             if 'low' in g and g.low.notna().any(): ax.fill_between(g.x, g.low, g.high, color=look['color'], alpha=0.15, lw=0)
         ax.axhline(0, color='#7F7F7F', lw=0.5, zorder=0)
-        ax.set_title((titles or {}).get(feature, feature), fontsize=8)
+        ax.set_title((titles or {}).get(feature, feature.replace('_', ' ')), fontsize=8)
     for ax in axes.flat[len(features):]: ax.set_visible(False)
     for ax in axes[:, 0]: ax.set_ylabel(ylabel)
     for ax in axes[-1]: ax.set_xlabel(xlabel)

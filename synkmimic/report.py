@@ -133,6 +133,11 @@ def html_table(
     return (f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label, quote=True)}"><table><thead>{line(head, "th")}</thead>\n<tbody>'
             + '\n'.join(line(r, 'td') for r in rows) + '</tbody></table></div>')
 
+def _folded(head, rows:list, label:str='', most:int=30)->str:
+    "A table; a long one is folded."
+    table = html_table(head, rows, label)
+    return table if len(rows) <= most else f'<details><summary>{len(rows)} rows</summary>{table}</details>'
+
 def markdown_html(
     text:str, # of one table file
     label:str='',
@@ -143,8 +148,7 @@ def markdown_html(
         if lines[0].startswith('|'):
             block = [cells(lines.pop(0)) for _ in range(next((i for i,l in enumerate(lines) if not l.startswith('|')), len(lines)))]
             rows = [r for r in block[1:] if not all(re.fullmatch(r':?-+:?', c) for c in r)]
-            table = html_table(block[0], rows, label)
-            out.append(table if len(rows) <= 30 else f'<details><summary>{len(rows)} rows</summary>{table}</details>')
+            out.append(_folded(block[0], rows, label))
         elif line := lines.pop(0).strip(): out.append(f'<p>{inline(line)}</p>')
     return '\n'.join(out)
 
@@ -253,8 +257,7 @@ def _list_of(path:Path, head:str, empty:str)->str:
     d = pd.read_csv(path, keep_default_na=False)
     if not len(d): return f'<h3>{head}</h3><p>{empty}</p>'
     shown = d.assign(**{c: d[c].map(suppress) for c in ('cells', 'stays', 'count') if c in d})
-    table = html_table(list(shown), shown.astype(str).to_numpy().tolist(), head)
-    return f'<h3>{head}</h3>' + (table if len(d) <= 30 else f'<details><summary>{len(d)} rows</summary>{table}</details>')
+    return f'<h3>{head}</h3>' + _folded(list(shown), shown.astype(str).to_numpy().tolist(), head)
 
 def release_part(run:Path, stages:list[Stage])->str:
     "The release's tables, papers and lists."

@@ -1,5 +1,6 @@
 "The run report: one page that stands alone, says what is true of the folder, and lets nothing of a notebook become markup."
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -99,7 +100,6 @@ def test_pictures_are_scaled_and_keep_their_shape(run):
 
 def test_the_release_and_its_lists(run):
     "What the check found and what was taken out, escaped, small numbers of stays hidden; the documents that exist, and no others."
-    import shutil
     (run/'release'/'tables').mkdir(parents=True), (run/'dossier'/'public').mkdir(parents=True)
     (run/'release'/'tables'/'SHA256SUMS').write_text(''), (run/'dossier'/'public'/'00_summary.html').write_text('')
     pd.DataFrame(dict(part=['states'], variable=[EVIL], became=['not charted'], cells=[300], stays=[7], copy=[1])).to_csv(run/'release'/'floor.csv', index=False)

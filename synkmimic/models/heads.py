@@ -132,8 +132,12 @@ class Levels(nn.Module):
 # %% ../../nbs/30_models.heads.ipynb #c90281b9
 class Categorical(Levels):
     "Likelihood and draws of C categorical variables."
+    def alone(self, h:Tensor, last:Tensor|None)->Tensor: # (N,H), (N,S) -> (N,S)
+        "Logits of all levels, before the earlier variables have spoken."
+        return self.out(h) if last is None else self.out(h) + last @ (self.then*self.own)
+
     def forward(self, h:Tensor, onehot:Tensor|None=None, last:Tensor|None=None)->Tensor: # (N,H), (N,S), (N,S) -> log probabilities (N,C,L)
-        logits = self.out(h) + (0. if last is None else last @ (self.then*self.own)) + (0. if onehot is None else onehot @ (self.tie*self.earlier).T)
+        logits = self.alone(h, last) + (0. if onehot is None else onehot @ (self.tie*self.earlier).T)
         wide = h.new_full((*h.shape[:-1], len(self.sizes)*max(self.sizes)), -torch.inf)
         wide = wide.index_copy(-1, self.place, logits.to(wide.dtype))
         return wide.unflatten(-1, (len(self.sizes), -1)).log_softmax(-1)
@@ -161,7 +165,7 @@ class Categorical(Levels):
     def sample(self, h:Tensor, generator:torch.Generator|None=None, last:Tensor|None=None)->Tensor: # (N,H) -> (N,C)
         "Draw each category by its probability, given those before it."
         if not self.sizes: return h.new_zeros(*h.shape[:-1], 0, dtype=torch.long)
-        logits = self.out(h) + (0. if last is None else last @ (self.then*self.own)) + self.seen.log()
+        logits = self.alone(h, last) + self.seen.log()
         x, onehot, tie = [], torch.zeros_like(logits), self.tie*self.earlier
         for a,b in zip(self.first, self.first[1:]):
             p = (logits[:, a:b] + onehot @ tie[a:b].T).softmax(-1)
