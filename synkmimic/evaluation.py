@@ -98,7 +98,7 @@ _TEXT |= dict(
     sub_ks='ks within a group', sub_missing_rate_gap='missing_rate_gap within a group',
     sub_missing_by_hour='missing_by_hour within a group',
     sub_spearman_difference='spearman_difference within a group', sub_acf_gap='acf_gap within a group',
-    sub_c2st_auc_raw='c2st_auc_raw within a group', sub_worst='the worst group of each, named in the note',
+    sub_c2st_auc_raw='c2st_auc_raw read within a group', sub_worst='the worst group of each, named in the note',
     acf='within-stay autocorrelation', acf_gap='mean |difference| of autocorrelation over lags',
     step_ks='KS distance of hourly changes',
     step_wasserstein='Wasserstein distance of hourly changes / real SD',
@@ -202,7 +202,7 @@ def fidelity_scores(
              temporal.temporal_scores(real, synth, *n, tuple(cfg.lags), tuple(cfg.cross_lags), 2*cfg.gru_epochs,
                                       cfg.max_stays),
              clinical.clinical_scores(real, synth, *n, asked=asked)]
-    if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=max(cfg.max_stays//2, 1)))
+    if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=cfg.max_stays))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/64_evaluation.ipynb #163ff263

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MIN_PAIRS', 'DIRECTIONS', 'people_blocks', 'block_weights', 'block_products', 'weighted_products', 'ranks',
            'pair_correlation', 'both_blocks', 'rank_differences', 'hour_correlation', 'hour_differences',
-           'category_codes', 'cramers_v', 'category_differences', 'person_folds', 'mean_auc', 'c2st',
-           'kept_measurements', 'equal_measurements', 'value_columns', 'c2st_values', 'hour_tensor', 'HourClassifier',
-           'discriminative', 'c2st_gru', 'joint_scores']
+           'category_codes', 'cramers_v', 'category_differences', 'person_folds', 'mean_auc', 'out_of_fold', 'c2st',
+           'c2st_within', 'kept_measurements', 'equal_measurements', 'value_columns', 'c2st_values', 'hour_tensor',
+           'HourClassifier', 'discriminative', 'c2st_gru', 'joint_scores']
 
 # %% ../../nbs/52_fidelity.joint.ipynb #af410f02
 from dataclasses import replace
@@ -184,6 +184,16 @@ def _booster(seed:int, **kw):
     kw = dict(max_iter=30, learning_rate=0.2, max_leaf_nodes=8, max_bins=32, early_stopping=False) | kw
     return HistGradientBoostingClassifier(random_state=seed, **kw)
 
+def out_of_fold(a, b, x:np.ndarray, n_folds:int, g:np.random.Generator): # -> y, fold, scores (n,), the first fold's model
+    "Whether the rows of `x` are of the cohort `b`, as boosting says that has not seen their people."
+    y, models = np.r_[np.zeros(len(a)), np.ones(len(b))], []
+    fold, scores = person_folds(np.r_[a.subject_id, b.subject_id], n_folds, g), np.zeros(len(y))
+    for k in range(n_folds):
+        known, asked = silence_empty(x[fold != k], x[fold == k])
+        models.append(_booster(int(g.integers(2**31))).fit(known, y[fold != k]))
+        scores[fold == k] = models[-1].predict_proba(asked)[:, 1]
+    return y, fold, scores, models[0]
+
 def c2st(
     real, synth, # Cohorts
     seed:int=0,
@@ -197,15 +207,10 @@ def c2st(
     g, (a, b) = rng(seed, 'c2st', form), _both(real, synth, max_stays, rng(seed, 'c2st'))
     if len(a) < 30: return [no_score(f'c2st_auc_{form}', 'all', f'only {len(a)} stays a side', n=len(a))]
     sa, sb = (stay_summaries(c, length=True, outcome=True) if columns is None else columns(c) for c in (a, b))
-    x, y = np.concatenate([sa.x, sb.x]), np.r_[np.zeros(len(a)), np.ones(len(b))]
-    fold, scores, models = person_folds(np.r_[a.subject_id, b.subject_id], n_folds, g), np.zeros(len(y)), []
-    for k in range(n_folds):
-        a_x, b_x = silence_empty(x[fold != k], x[fold == k])
-        models.append(_booster(int(g.integers(2**31))).fit(a_x, y[fold != k]))
-        scores[fold == k] = models[-1].predict_proba(b_x)[:, 1]
+    x = np.concatenate([sa.x, sb.x])
+    y, fold, scores, model = out_of_fold(a, b, x, n_folds, g)
     rows = [score(f'c2st_auc_{form}', 'all', mean_auc(y, scores, fold))]
-    return rows + (_importance(models[0], silence_empty(x[fold != 0], x[fold == 0])[1], y[fold == 0], sa.groups(), g,
-                               top) if top else [])
+    return rows + (_importance(model, silence_empty(x[fold != 0], x[fold == 0])[1], y[fold == 0], sa.groups(), g, top) if top else [])
 
 # %% ../../nbs/52_fidelity.joint.ipynb #52debeaa
 def _importance(model, x, y, groups, g, top:int)->list[dict]:
@@ -217,6 +222,26 @@ def _importance(model, x, y, groups, g, top:int)->list[dict]:
         alone[name] = delong(y, model.predict_proba(kept)[:, 1])
     best = sorted(alone, key=lambda k: -alone[k].value)[:top]
     return [score('c2st_importance', k, alone[k]) for k in best if alone[k].value > 0.5]
+
+# %% ../../nbs/52_fidelity.joint.ipynb #191e8fb2
+def c2st_within(
+    real, synth, # Cohorts
+    groups, # Cohort -> name -> (n,) bool
+    seed:int=0,
+    n_folds:int=2,
+    max_stays:int=2000, # a side
+    least:int=30, # people of a group and side
+)->list[dict]:
+    "AUC of one boosted classifier in each group of stays."
+    g, (a, b) = rng(seed, 'c2st', 'within'), _both(real, synth, max_stays, rng(seed, 'c2st'))
+    ga, gb = groups(a), groups(b)
+    n = {k: min(len(set(c.subject_id[i])) for c,i in ((a, ga[k]), (b, gb[k]))) for k in ga}
+    none = [no_score('c2st_auc_raw', 'all', f'only {v} people of a side that the classifier saw', k, v) for k,v in n.items() if v < least]
+    if len(none) == len(n): return none
+    x = np.concatenate([stay_summaries(c, length=True, outcome=True).x for c in (a, b)])
+    y, fold, scores, _ = out_of_fold(a, b, x, n_folds, g)
+    at = {k: np.r_[ga[k], gb[k]] for k in n if n[k] >= least}
+    return [score('c2st_auc_raw', 'all', mean_auc(y[i], scores[i], fold[i]), k) for k,i in at.items()] + none
 
 # %% ../../nbs/52_fidelity.joint.ipynb #a9b18f2d
 def kept_measurements(mask:np.ndarray, k:np.ndarray, g)->np.ndarray: # (n,T,F) (n,F) -> (n,T,F)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import rng
-from .joint import both_blocks, c2st, rank_differences
+from .joint import both_blocks, c2st_within, rank_differences
 from .marginal import missing_shares, stay_distances
 from .temporal import acf_gaps
 from ..stats import bootstrap_rows, no_score, require_same_schema, score_frame, two_sample_weights
@@ -35,20 +35,19 @@ def groups(cohort)->dict[str, np.ndarray]: # name -> (n,) bool
 FEW = 50 # stays a group needs on each side
 HEADLINES = ('ks', 'missing_rate_gap', 'missing_by_hour', 'spearman_difference', 'acf_gap', 'c2st_auc_raw')
 
-def headlines(real, synth, n_boot:int, seed:int, lags, max_stays:int)->list[dict]:
-    "The headline rows of two cohorts."
+def headlines(real, synth, n_boot:int, seed:int, lags)->list[dict]:
+    "The headline rows of two cohorts, but for the classifier's."
     w, sides = two_sample_weights(real, synth, n_boot, rng(seed, 'subgroups')), both_blocks(real, synth, n_boot, rng(seed, 'subgroups', 'pairs'))
     rows = bootstrap_rows('ks', stay_distances(real, synth, *w)[0], (0, 1), overall='ks')
     rows += missing_shares(real, synth, *w) + rank_differences(real, synth, *sides)
     if real.n_hours > min(lags): rows += acf_gaps(real, synth, *w, lags)
-    rows += c2st(real, synth, seed, 2, max_stays, top=0)
     return [r for r in rows if r['metric'] in HEADLINES and r['feature'] == 'all']
 
-def _group_rows(name:str, a, b, **kw)->list[dict]:
-    "One group: its headlines, or why there are none."
+def _group_rows(name:str, a, b, told, **kw)->list[dict]:
+    "One group: its headlines, `told` by the classifier among them, or why there are none."
     n = min(len(a), len(b))
     if n < FEW: return [no_score(f'sub_{m}', 'all', f'fewer than {FEW} stays of a side', name, n) for m in HEADLINES]
-    return [r | dict(metric=f"sub_{r['metric']}", group=name) for r in headlines(a, b, **kw)]
+    return [r | dict(metric=f"sub_{r['metric']}", group=name) for r in [*headlines(a, b, **kw), told]]
 
 # %% ../../nbs/58_fidelity.subgroups.ipynb #b5b3a840
 DIRECTIONS = {f'sub_{m}': 'half' if m.startswith('c2st') else 'lower' for m in HEADLINES} | {'sub_worst': 'lower'}
@@ -67,13 +66,14 @@ def subgroup_scores(
     n_boot:int=200,
     seed:int=0,
     lags:tuple[int, ...]=(1, 2, 4, 8), # steps of the grid
-    max_stays:int=1000, # a side, for the classifier
+    max_stays:int=2000, # a side, for the classifier
 )->pd.DataFrame: # tidy scores; group names the subgroup
     "Headline metrics by outcome, sex, age band and care unit."
     require_same_schema(real, synth)
     a, b, rows = groups(real), groups(synth), []
     lags = tuple(l for l in lags if l < real.n_hours)
+    told = {r['group']: r for r in c2st_within(real, synth, groups, seed, max_stays=max_stays)}
     for name in a: # a dozen groups
         part = (c.take(np.flatnonzero(g[name])) for c,g in ((real, a), (synth, b)))
-        rows += _group_rows(name, *part, n_boot=n_boot, seed=seed, lags=lags or (real.n_hours,), max_stays=max_stays)
+        rows += _group_rows(name, *part, told[name], n_boot=n_boot, seed=seed, lags=lags or (real.n_hours,))
     return score_frame(rows + _worst(rows), 'fidelity', DIRECTIONS)
