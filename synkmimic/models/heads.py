@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['N_AGES', 'PAST', 'Chain', 'closest_earlier', 'logistic', 'BinaryChain', 'Levels', 'Categorical', 'log_cell', 'draw',
-           'again', 'age_bin', 'NumberDensity', 'NumberChain']
+           'again', 'age_bin', 'NumberDensity', 'shrunk_mean', 'regressed', 'stagewise', 'NumberRegression',
+           'NumberChain']
 
 # %% ../../nbs/30_models.heads.ipynb #4bc3a926
 import math
@@ -226,25 +227,98 @@ class NumberDensity(Chain):
         shared = torch.zeros(N_AGES, 8) # gates of last, ewma and mean; scale; repeating; size of the shifts; effect of the swing, and of none known
         shared[1:, :4], shared[1:, 6] = torch.tensor([0.4, 0.3, 0.2, -0.8]), 0.3
         self.age, self.age_own, self.own = nn.Parameter(shared), nn.Parameter(torch.zeros(dim, N_AGES, 8)), nn.Parameter(torch.zeros(dim, 8))
+        self.tie = nn.Parameter(torch.zeros(dim, dim))
 
     def inputs(self, z:Tensor, mask:Tensor, past:dict[str, Tensor])->tuple[Tensor, Tensor]: # (N,D) each
         "What later variables see of a number: its code, and its change."
         m = mask.to(z.dtype)
         return z*m, (z - past['last'])*m*(past['recency'] > 0)
 
-    def mixture(self, o:Tensor, d:Tensor, past:dict[str, Tensor]): # (M,P), (M,), (M,).. -> log weights, mu, s (M,K), log-odds of repeating (M,)
-        "Of single cells: raw outputs, their variables and their past."
-        K, age = self.components, age_bin(past['recency'])
-        seen = age > 0
-        t = self.age[age] + self.age_own[d, age] + self.own[d]*seen[:, None]
-        gate = o[:, 3*K:3*K + 3] + t[:, :3]
-        centre = torch.where(seen, gate[:, 0]*past['last'] + gate[:, 1]*past['ewma'] + gate[:, 2]*past['mean'], 0.)
-        mu = o[:, K:2*K]*t[:, 5:6].exp() + centre[:, None]
+    def expect(self, d:Tensor, past:dict[str, Tensor]): # (M,), (M,).. -> terms (M,8), past values (M,3), what they let one expect (M,)
+        "Of single cells: their variables and their past; where nothing was charted before, all past values are 0."
+        age = age_bin(past['recency'])
+        seen = (age > 0)[:, None]
+        t, x = self.age[age] + self.age_own[d, age] + self.own[d]*seen, torch.stack([past[k] for k in PAST[:3]], -1)*seen
+        return t, x, (t[:, :3]*x).sum(-1)
+
+    @staticmethod
+    def news(z:Tensor, expected)->Tensor: # (M,), as `expect` -> (M,)
+        "What is new in a code, in units of what is usual for its variable at its age."
+        t, _, usual = expected
+        return (z - usual)*(-t[:, 5]).exp()
+
+    def mixture(self, o:Tensor, expected, tied:Tensor, past:dict[str, Tensor]): # (M,P), as `expect`, (M,), (M,).. -> log weights, mu, s (M,K), log-odds of repeating (M,)
+        "Of single cells: raw outputs, their past, and what the numbers before them add."
+        K, (t, x, usual) = self.components, expected
+        centre = usual + (o[:, 3*K:3*K + 3]*x).sum(-1)
         restless = torch.where(past['rhythm'] > 0, t[:, 6]*past['swing'], t[:, 7])
-        return o[:, :K].log_softmax(-1), mu, F.softplus(o[:, 2*K:3*K] + (t[:, 3] + restless)[:, None]) + 0.02, torch.where(seen, o[:, -1] + t[:, 4], -30.)
+        scale = F.softplus(o[:, 2*K:3*K] + (t[:, 3] + restless)[:, None]) + 0.02
+        return o[:, :K].log_softmax(-1), (o[:, K:2*K] + tied[:, None])*t[:, 5:6].exp() + centre[:, None], scale, torch.where(past['recency'] > 0, o[:, -1] + t[:, 4], -30.)
+
+# %% ../../nbs/30_models.heads.ipynb #5b0c9d3a
+def shrunk_mean(x:Tensor, weight:Tensor, towards, prior:float)->Tensor: # (N,D), (N,D) -> (D,)
+    "Mean of each column's weighted cells, with `prior` cells more at `towards`."
+    return ((x*weight).sum(0) + prior*towards)/(weight.sum(0) + prior)
+
+def regressed(z:Tensor, x:Tensor, usual:Tensor, weight:Tensor, prior:float)->Tensor: # (N,D), (N,D,P), (P,) or (D,P), (N,D) -> (D,P)
+    "For each variable the coefficients on its own P columns, above the `usual` ones."
+    wx, left = x*weight[..., None], z - (x*usual).sum(-1)
+    both, shared = torch.einsum('ndp,ndq->dpq', wx, x), torch.einsum('ndp,nd->dp', wx, left)
+    noise = shrunk_mean(left**2, weight, 1., 1.)[:, None, None]
+    return torch.linalg.solve(both + prior*noise*torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), shared)
+
+def stagewise(e:Tensor, mask:Tensor, prior:float, stages:int, sure:float=4.)->tuple[Tensor, Tensor]: # (N,D) 0 where not charted, (N,D) -> (D,D), (N,D)
+    "Each variable on the earlier ones that explain most of what is left of it, one at a time, as long as that is `sure` standard errors; and what is left."
+    place, earlier = torch.arange(e.shape[1], device=e.device), torch.ones(e.shape[1], e.shape[1], dtype=e.dtype, device=e.device).tril(-1)
+    tie, left, mass = torch.zeros_like(earlier), e.clone(), mask.T @ e**2 # (D,D) of the column's, where the row's is charted too
+    for _ in range(stages):
+        noise = shrunk_mean(left**2, mask, 1., 1.)[:, None]
+        shared, ridge = left.T @ e*earlier, mass + prior*noise
+        best = (shared**2/ridge).argmax(1)
+        slope = torch.where((shared**2/ridge > sure**2*noise)[place, best], (shared/ridge)[place, best], 0.)
+        tie[place, best] += slope
+        left -= slope*e[:, best]*mask
+    return tie, left
+
+# %% ../../nbs/30_models.heads.ipynb #985ea008
+class NumberRegression(NumberDensity):
+    "Numbers that begin at the data."
+    @torch.no_grad()
+    def start(self, z:Tensor, mask:Tensor, past:dict[str, Tensor], prior:float=10., ties:int=3)->None: # (N,D) codes of training rows, (N,D), (N,D)..
+        "Begin at a regression of every number on its own past and on the numbers before it; `prior` cells speak for where it begins otherwise."
+        if self.dim == 0: return
+        K, age, m, same = self.components, age_bin(past['recency']), mask.double(), z == past['last']
+        of_age = [m*(age == a) for a in range(N_AGES)]
+        self._start_gates(z.double(), torch.stack([past[k] for k in PAST[:3]], -1).double(), of_age, prior)
+        cells = lambda f: torch.zeros_like(m).index_put(at, f(z[at], self.expect(at[1], {k: past[k][at] for k in PAST})).double())
+        at = mask.nonzero(as_tuple=True)
+        shift, middle = self.bias[:, K:2*K], self.bias[:, 2*K + K//2, None].double()
+        wide = (shift.var(1, correction=0) + F.softplus(self.bias[:, 2*K:3*K]).square().mean(1)).sqrt().double() # of the components together
+        size = self._sizes(cells(lambda z, known: (z - known[-1])**2), same, of_age, wide**2, prior).sqrt()/wide[:, None]
+        self.age_own[:, :, 5] = size.log() - self.age[:, 5]
+        new = cells(self.news)
+        self.tie[:], left = stagewise(new, m, prior, ties)
+        rest = (shrunk_mean(left**2, m, wide**2, prior)/shrunk_mean(new**2, m, wide**2, prior)).sqrt()[:, None] # of the spread, when the others are known
+        self.bias[:, K:2*K] *= rest
+        self.age_own[:, :, 3] = (size*rest*F.softplus(middle)).expm1().log() - middle - self.age[:, 3]
+        often = [shrunk_mean(same.double(), w, shrunk_mean(same.double(), sum(of_age[1:]), 0.25, prior), prior) for w in of_age]
+        self.age_own[:, :, 4] = torch.stack(often, 1).logit() - self.bias[:, -1:] - self.age[:, 4]
+
+    def _start_gates(self, z:Tensor, x:Tensor, of_age, prior:float)->None: # (N,D), (N,D,3)
+        "What the past lets one expect, for all ages and then for each."
+        self.own[:, :3] = regressed(z, x, self.age[1, :3].double(), sum(of_age[1:]), prior)
+        for a in range(1, N_AGES): self.age_own[:, a, :3] = regressed(z, x, (self.age[a] + self.own)[:, :3].double(), of_age[a], prior)
+
+    @staticmethod
+    def _sizes(square:Tensor, same:Tensor, of_age, wide:Tensor, prior:float)->Tensor: # (N,D), (N,D), (N,D) for each age, (D,) -> (D,A)
+        "Mean square of what is new by age, near what the age adds in all variables; numbers that stand again are left out."
+        usual, out = shrunk_mean(square, sum(of_age[1:])*~same, wide, prior), [shrunk_mean(square, of_age[0], wide, prior)]
+        for w in (w*~same for w in of_age[1:]):
+            out.append(shrunk_mean(square, w, usual*(square/usual*w).sum()/w.sum() if w.any() else usual, prior))
+        return torch.stack(out, 1).clamp_min(0.02**2)
 
 # %% ../../nbs/30_models.heads.ipynb #86dc8408
-class NumberChain(NumberDensity):
+class NumberChain(NumberRegression):
     "Likelihood and draws of D numbers, one after another."
     def nll(self, h:Tensor, cell:dict[str, Tensor], past:dict[str, Tensor], mask:Tensor)->Tensor: # (N,H) (N,D).. (N,D) -> (N,)
         "Negative log-likelihood of the measured cells; `cell` has `low`, `high`, `mid`, `past` what `Past.tensors` gives."
@@ -255,7 +329,9 @@ class NumberChain(NumberDensity):
         o = (s @ (self.out*self.feed[:, None]).flatten(0, 1).T).view(len(h)*self.dim, -1).index_select(0, cells) + self.bias.index_select(0, d)
         low, high, mid = (cell[k].take(cells) for k in ('low', 'high', 'mid'))
         own = {k: past[k].take(cells) for k in PAST}
-        weight, mu, scale, repeat = self.mixture(o, d, own)
+        expected = self.expect(d, own)
+        tied = s.new_zeros(mask.shape).put(cells, self.news(mid, expected)) @ self.tie.tril(-1).T
+        weight, mu, scale, repeat = self.mixture(o, expected, tied.take(cells), own)
         logp = F.logsigmoid(-repeat) + torch.logsumexp(weight + log_cell((low[:, None] - mu)/scale, (high[:, None] - mu)/scale), -1)
         same = (mid == own['last']) & (own['recency'] > 0)
         logp = torch.where(same, torch.logaddexp(F.logsigmoid(repeat), logp), logp)
@@ -265,13 +341,15 @@ class NumberChain(NumberDensity):
     def sample(self, h:Tensor, past:dict[str, Tensor], mask:Tensor, snap=None, generator:torch.Generator|None=None, allows=MappingProxyType({}))->Tensor: # (N,D)
         "Draw the numbers of `mask`, 0 elsewhere; `snap(z, d)` gives the code of the charting cell of a score, `allows[d](z, rows, x, mask)` what is refused."
         x, known = h.new_zeros(2, self.dim, len(h)), torch.stack([past[k].T for k in PAST])
+        new, tie = torch.zeros_like(x[0]), self.tie.tril(-1)
         for d,s in self.walk(h, x):
             n = mask[:, d].nonzero()[:, 0]
             if len(n) == 0: continue
             own = dict(zip(PAST, known[:, d].index_select(1, n)))
             o = (self.out[d, :, :len(s)] @ s.index_select(1, n)).T + self.bias[d]
-            density = self.mixture(o, torch.full_like(n, d), own)
+            expected = self.expect(torch.full_like(n, d), own)
+            density = self.mixture(o, expected, tie[d, :d] @ new[:d].index_select(1, n), own)
             z = draw(density, own['last'], snap, d, generator)
             if d in allows: z = again(z, density, own['last'], snap, d, generator, lambda z, rows: allows[d](z, n[rows], x[0], mask)) # noqa: B023 (called at once)
-            x[0, d, n], x[1, d, n] = z, torch.where(own['recency'] > 0, z - own['last'], 0.)
+            x[0, d, n], x[1, d, n], new[d, n] = z, torch.where(own['recency'] > 0, z - own['last'], 0.), self.news(z, expected)
         return x[0].T.contiguous()

@@ -98,7 +98,7 @@ class Decoder(nn.Module):
     def _hidden(self, z:Tensor, y:Tensor)->Tensor: # (B,Z) (B,) -> (B,H)
         return self.body(torch.cat([z, F.one_hot(y, len(self.schema.outcomes)).float()], -1))
 
-    def _no_past(self, like:Tensor)->dict[str, Tensor]:
+    def no_past(self, like:Tensor)->dict[str, Tensor]:
         "A static number has no last value."
         return {k: torch.zeros_like(like) for k in PAST}
 
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
         h = h + F.silu(self.after_categories(_onehots(batch, self.schema)))
         bits = self.binary.nll(h, binary)
         h = h + F.silu(self.after_binary(binary))
-        number = self.numbers.nll(h, {k: batch[f's_{k}'] for k in ('low', 'high', 'mid')}, self._no_past(batch['s_mid']), batch['s_mask'])
+        number = self.numbers.nll(h, {k: batch[f's_{k}'] for k in ('low', 'high', 'mid')}, self.no_past(batch['s_mid']), batch['s_mask'])
         return dict(category=category.mean(), binary=bits.mean(), number=number.mean())
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
         binary = self.binary.sample(h, generator=generator)
         out |= dict(s_mask=binary[:, :self.n_numbers].bool(), s_flag=binary[:, self.n_numbers:])
         h = h + F.silu(self.after_binary(binary))
-        return out | dict(s_mid=self.numbers.sample(h, self._no_past(binary[:, :self.n_numbers]), out['s_mask'], snap, generator))
+        return out | dict(s_mid=self.numbers.sample(h, self.no_past(binary[:, :self.n_numbers]), out['s_mask'], snap, generator))
 
 # %% ../../nbs/31_models.static_vae.ipynb #e31b4c28
 class StaticVAE(nn.Module):
@@ -137,6 +137,7 @@ class StaticVAE(nn.Module):
     def start(self, batch:dict[str, Tensor])->'StaticVAE':
         "Begin at the training frequencies."
         self.decoder.binary.start(torch.cat([batch['s_mask'].float(), batch['s_flag']], -1))
+        self.decoder.numbers.start(batch['s_mid'], batch['s_mask'], self.decoder.no_past(batch['s_mid']))
         self.decoder.categories.start(_onehots(batch, self.schema))
         return self
 

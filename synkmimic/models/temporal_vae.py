@@ -129,12 +129,13 @@ class Decoder(nn.Module):
         self.numbers = NumberChain(h, self.n_values, cfg.number_dim - cfg.number_dim*2//5, cfg.number_dim*2//5, cfg.components)
 
     def start(self, batch:dict[str, Tensor], most:int=60_000)->None:
-        "Begin where masks, flags and states of the training hours are; of very many stays every so many-th is looked at."
-        batch = {k: v[::max(1, int(batch['inside'].sum())//most)] for k,v in batch.items() if k in ('inside', 'mask', 'flags', 'states', 'last_states', *_PAST)}
+        "Begin where the training hours are; of very many stays every so many-th is looked at."
+        batch = {k: v[::max(1, int(batch['inside'].sum())//most)] for k,v in batch.items() if k in ('inside', 'mask', 'mid', 'flags', 'states', 'last_states', *_PAST)}
         at, binary = batch['inside'], torch.cat([batch['mask'].float(), batch['flags']], -1)
         past, last, x = {k: batch[k][at] for k in _PAST}, before(binary)[at], binary[at]
         self.hazard.start(past, last, x)
         self.binary.start(x, self.hazard(past, last))
+        self.numbers.start(batch['mid'][at], batch['mask'][at], past)
         if not self.levels: return
         now, last = (state_onehot(batch[k], self.levels)[at] for k in ('states', 'last_states'))
         self.states.start(now, charted(last, self.levels))
