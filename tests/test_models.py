@@ -302,13 +302,13 @@ def test_no_latent_dimension_is_spent_for_nothing(ward, model):
 
 
 def test_the_record_critic_keeps_what_looks_real(ward, tmp_path):
-    made = Synthesizer(small(static=20, temporal=6, candidates=4)).fit(ward, tmp_path/'m', progress=lambda s: None)
+    made = Synthesizer(small(static=2, temporal=1, candidates=4)).fit(ward, tmp_path/'m', progress=lambda s: None) # hardly trained: much to refuse
     assert (tmp_path/'m'/'gaussian_mixture'/'critic'/'model').exists()
     features = lambda c: stay_features(made.transform_.encode(c), c.schema)
     fresh = features(toy_cohort(2000, seed=9))
     gap = lambda c: ((features(c).mean(0) - fresh.mean(0)).abs()/fresh.std(0).clamp_min(1e-3)).mean().item()
     plain, kept = made.sample(1000, seed=1, candidates=1), made.sample(1000, seed=1)
-    assert gap(kept) < 0.95*gap(plain), (gap(kept), gap(plain))
+    assert gap(kept) < 0.7*gap(plain), (gap(kept), gap(plain))
     assert np.bincount(kept.outcome, minlength=3).tolist() == np.bincount(plain.outcome, minlength=3).tolist()
     made.save(tmp_path/'s')
     assert Synthesizer.load(tmp_path/'s').sample(20, seed=2).fingerprint() == made.sample(20, seed=2).fingerprint()
