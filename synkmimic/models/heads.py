@@ -287,33 +287,33 @@ class NumberRegression(NumberDensity):
     def start(self, z:Tensor, mask:Tensor, past:dict[str, Tensor], prior:float=10., ties:int=3)->None: # (N,D) codes of training rows, (N,D), (N,D)..
         "Begin at a regression of every number on its own past and on the numbers before it; `prior` cells speak for where it begins otherwise."
         if self.dim == 0: return
-        K, age, m, same = self.components, age_bin(past['recency']), mask.double(), z == past['last']
-        of_age = [m*(age == a) for a in range(N_AGES)]
-        self._start_gates(z.double(), torch.stack([past[k] for k in PAST[:3]], -1).double(), of_age, prior)
+        K, age, m, at = self.components, age_bin(past['recency']), mask.double(), mask.nonzero(as_tuple=True)
+        of_age, same = [m*(age == a) for a in range(N_AGES)], (z == past['last']).double()
+        seen = sum(of_age[1:])
+        self._start_gates(z.double(), torch.stack([past[k] for k in PAST[:3]], -1).double(), seen, of_age, prior)
         cells = lambda f: torch.zeros_like(m).index_put(at, f(z[at], self.expect(at[1], {k: past[k][at] for k in PAST})).double())
-        at = mask.nonzero(as_tuple=True)
         shift, middle = self.bias[:, K:2*K], self.bias[:, 2*K + K//2, None].double()
         wide = (shift.var(1, correction=0) + F.softplus(self.bias[:, 2*K:3*K]).square().mean(1)).sqrt().double() # of the components together
-        size = self._sizes(cells(lambda z, known: (z - known[-1])**2), same, of_age, wide**2, prior).sqrt()/wide[:, None]
+        size = self._sizes(cells(lambda z, known: (z - known[-1])**2), 1 - same, seen, of_age, wide**2, prior).sqrt()/wide[:, None]
         self.age_own[:, :, 5] = size.log() - self.age[:, 5]
         new = cells(self.news)
         self.tie[:], left = stagewise(new, m, prior, ties)
         rest = (shrunk_mean(left**2, m, wide**2, prior)/shrunk_mean(new**2, m, wide**2, prior)).sqrt()[:, None] # of the spread, when the others are known
         self.bias[:, K:2*K] *= rest
         self.age_own[:, :, 3] = (size*rest*F.softplus(middle)).expm1().log() - middle - self.age[:, 3]
-        often = [shrunk_mean(same.double(), w, shrunk_mean(same.double(), sum(of_age[1:]), 0.25, prior), prior) for w in of_age]
-        self.age_own[:, :, 4] = torch.stack(often, 1).logit() - self.bias[:, -1:] - self.age[:, 4]
+        often = shrunk_mean(same, seen, 0.25, prior)
+        self.age_own[:, :, 4] = torch.stack([shrunk_mean(same, w, often, prior) for w in of_age], 1).logit() - self.bias[:, -1:] - self.age[:, 4]
 
-    def _start_gates(self, z:Tensor, x:Tensor, of_age, prior:float)->None: # (N,D), (N,D,3)
+    def _start_gates(self, z:Tensor, x:Tensor, seen:Tensor, of_age, prior:float)->None: # (N,D), (N,D,3), (N,D), (N,D) for each age
         "What the past lets one expect, for all ages and then for each."
-        self.own[:, :3] = regressed(z, x, self.age[1, :3].double(), sum(of_age[1:]), prior)
+        self.own[:, :3] = regressed(z, x, self.age[1, :3].double(), seen, prior)
         for a in range(1, N_AGES): self.age_own[:, a, :3] = regressed(z, x, (self.age[a] + self.own)[:, :3].double(), of_age[a], prior)
 
     @staticmethod
-    def _sizes(square:Tensor, same:Tensor, of_age, wide:Tensor, prior:float)->Tensor: # (N,D), (N,D), (N,D) for each age, (D,) -> (D,A)
+    def _sizes(square:Tensor, moved:Tensor, seen:Tensor, of_age, wide:Tensor, prior:float)->Tensor: # (N,D), (N,D), (N,D), (N,D) for each age, (D,) -> (D,A)
         "Mean square of what is new by age, near what the age adds in all variables; numbers that stand again are left out."
-        usual, out = shrunk_mean(square, sum(of_age[1:])*~same, wide, prior), [shrunk_mean(square, of_age[0], wide, prior)]
-        for w in (w*~same for w in of_age[1:]):
+        usual, out = shrunk_mean(square, seen*moved, wide, prior), [shrunk_mean(square, of_age[0], wide, prior)]
+        for w in (w*moved for w in of_age[1:]):
             out.append(shrunk_mean(square, w, usual*(square/usual*w).sum()/w.sum() if w.any() else usual, prior))
         return torch.stack(out, 1).clamp_min(0.02**2)
 
