@@ -108,23 +108,28 @@ def test_a_gpu_gives_the_losses_of_the_cpu_and_resumes(precision, tmp_path):
     assert 'resumed' in said[0]
 
 class VAETask(Task):
-    name = 'static_vae'
+    def __init__(self, model, name): self.name = name; super().__init__(model)
     def quality(self, kept): return 0.
 
-def static_vae(precision, folder):
-    "The static VAE for three epochs; its losses."
+def vae(name, precision, folder):
+    "The static or temporal VAE for three epochs; its losses."
     from synkmimic.models.static_vae import StaticVAE, StaticVAEConfig # here, so that spawned processes need not import it
+    from synkmimic.models.temporal_vae import TemporalVAE, TemporalVAEConfig
     from synkmimic.toy import toy_cohort
     from synkmimic.transform import CohortTransform
     ward = toy_cohort(200, seed=0)
     data = CohortTransform.fit(ward).encode(ward)
     torch.manual_seed(0)
-    task = VAETask(StaticVAE(StaticVAEConfig(hidden_dim=32, latent_dim=4), ward.schema).start(data))
-    fit_task(task, data, torch.arange(200), TrainConfig(epochs=3, batch_size=64, precision=precision), folder, progress=lambda s: None)
+    if name == 'static_vae': model = StaticVAE(StaticVAEConfig(hidden_dim=32, latent_dim=4), ward.schema)
+    else:
+        data |= {k: torch.zeros(200, 4) for k in ('zs_mu', 'zs_logvar')}
+        model = TemporalVAE(TemporalVAEConfig(hidden_dim=32, embed_dim=32, latent_dim=4), ward.schema, 4)
+    fit_task(VAETask(model.start(data), name), data, torch.arange(200), TrainConfig(epochs=3, batch_size=64, precision=precision), folder, progress=lambda s: None)
     return pd.read_csv(Path(folder)/'history.csv').total
 
-def test_bf16_is_near_float32_on_the_real_model(tmp_path):
-    full, half = (static_vae(p, tmp_path/p) for p in ('32-true', 'bf16-mixed'))
+@pytest.mark.parametrize('name', ['static_vae', 'temporal_vae'])
+def test_bf16_is_near_float32_on_the_real_models(name, tmp_path):
+    full, half = (vae(name, p, tmp_path/p) for p in ('32-true', 'bf16-mixed'))
     assert half.map(math.isfinite).all() and (full != half).any()
     assert ((full - half).abs() < 0.02*full.abs() + 0.2).all(), pd.DataFrame(dict(full=full, half=half))
 

@@ -330,7 +330,7 @@ class NumberChain(NumberRegression):
         low, high, mid = (cell[k].take(cells) for k in ('low', 'high', 'mid'))
         own = {k: past[k].take(cells) for k in PAST}
         expected = self.expect(d, own)
-        tied = s.new_zeros(mask.shape).put(cells, self.news(mid, expected)) @ self.tie.tril(-1).T
+        tied = mid.new_zeros(mask.shape).put(cells, self.news(mid, expected)) @ self.tie.tril(-1).T
         weight, mu, scale, repeat = self.mixture(o, expected, tied.take(cells), own)
         logp = F.logsigmoid(-repeat) + torch.logsumexp(weight + log_cell((low[:, None] - mu)/scale, (high[:, None] - mu)/scale), -1)
         same = (mid == own['last']) & (own['recency'] > 0)
