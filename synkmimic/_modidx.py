@@ -2798,6 +2798,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synkmimic.stats.hanley_mcneil_se': ('stats.html#hanley_mcneil_se', 'synkmimic/stats.py'),
                                  'synkmimic.stats.holm': ('stats.html#holm', 'synkmimic/stats.py'),
                                  'synkmimic.stats.interval': ('stats.html#interval', 'synkmimic/stats.py'),
+                                 'synkmimic.stats.intervals': ('stats.html#intervals', 'synkmimic/stats.py'),
                                  'synkmimic.stats.minimum_detectable_auc': ('stats.html#minimum_detectable_auc', 'synkmimic/stats.py'),
                                  'synkmimic.stats.no_score': ('stats.html#no_score', 'synkmimic/stats.py'),
                                  'synkmimic.stats.not_estimable': ('stats.html#not_estimable', 'synkmimic/stats.py'),

@@ -193,6 +193,7 @@ def fidelity_scores(
     cfg:EvaluationConfig=EvaluationConfig(),
     seed:int=0,
     asked:dict|None=None, # level -> share that was asked of the generator
+    known:dict|None=None, # keeps what was learnt from `real` alone, for the next cohort
 )->pd.DataFrame: # tidy scores
     "Marginal, joint, temporal and clinical scores of `synth` against `real`, in one space and by subgroup."
     n = (cfg.n_boot, seed)
@@ -200,7 +201,7 @@ def fidelity_scores(
              joint.joint_scores(real, synth, *n, cfg.max_stays, cfg.gru_epochs, cfg.c2st_folds),
              embedding.embedding_scores(real, synth, *n, cfg.embedding_stays, cfg.neighbours),
              temporal.temporal_scores(real, synth, *n, tuple(cfg.lags), tuple(cfg.cross_lags), 2*cfg.gru_epochs,
-                                      cfg.max_stays),
+                                      cfg.max_stays, known),
              clinical.clinical_scores(real, synth, *n, asked=asked)]
     if cfg.subgroup_boot: parts.append(subgroups.subgroup_scores(real, synth, cfg.subgroup_boot, seed, max_stays=cfg.max_stays))
     return pd.concat(parts, ignore_index=True)
@@ -276,12 +277,12 @@ def _check(train, holdout, arms, pillars, asked=None)->None:
     if empty: raise SynkError(f'nothing to evaluate: fewer than two stays in {empty}')
 
 # %% ../nbs/64_evaluation.ipynb #0f24a9da
-def _real_arm(train, holdout, n:int, pillars, cfg, seed:int, trtr, roc=None)->pd.DataFrame:
+def _real_arm(train, holdout, n:int, pillars, cfg, seed:int, trtr, known, roc=None)->pd.DataFrame:
     "What real people score: the band, the yardstick, the ceiling."
     parts = []
     if 'fidelity' in pillars:
         some = np.sort(rng(seed, 'evaluation', 'band').permutation(len(train))[:n])
-        parts.append(fidelity_scores(holdout, train.take(some), cfg, seed))
+        parts.append(fidelity_scores(holdout, train.take(some), cfg, seed, known=known))
     if 'utility' in pillars: parts.append(utility_scores(train, holdout, None, cfg, seed, trtr))
     if 'privacy' in pillars:
         people, person = np.unique(holdout.subject_id.astype(str), return_inverse=True)
@@ -290,10 +291,10 @@ def _real_arm(train, holdout, n:int, pillars, cfg, seed:int, trtr, roc=None)->pd
             parts.append(privacy_scores(train, holdout.take(side == 0), holdout.take(side == 1), cfg, seed, roc))
     return pd.concat(parts, ignore_index=True)
 
-def _synth_arm(train, holdout, synth, pillars, cfg, seed:int, trtr, asked=None, roc=None)->pd.DataFrame:
+def _synth_arm(train, holdout, synth, pillars, cfg, seed:int, trtr, known, asked=None, roc=None)->pd.DataFrame:
     "What one synthetic cohort or control scores."
     parts = []
-    if 'fidelity' in pillars: parts.append(fidelity_scores(holdout, synth, cfg, seed, asked))
+    if 'fidelity' in pillars: parts.append(fidelity_scores(holdout, synth, cfg, seed, asked, known))
     if 'utility' in pillars: parts.append(utility_scores(train, holdout, synth, cfg, seed, trtr, yardstick=False))
     if 'privacy' in pillars: parts.append(privacy_scores(train, holdout, synth, cfg, seed, roc))
     return pd.concat(parts, ignore_index=True)
@@ -316,11 +317,11 @@ def evaluate_arms(
     _check(train, holdout, arms, pillars, asked)
     died = lambda c: int((c.outcome > 0).sum())
     trtr = prediction.train_arm(train, holdout, utility_config(cfg), seed, keep=cfg.trts) if 'utility' in pillars else None
-    frames, most = [], max((len(c) for c in arms.values()), default=len(train))
+    frames, known, most = [], {}, max((len(c) for c in arms.values()), default=len(train))
     for name,c in (({'real': None} if real else {}) | arms).items():
         started, points = time.perf_counter(), []
-        one = _real_arm(train, holdout, most, pillars, cfg, seed, trtr, points) if c is None else _synth_arm(
-            train, holdout, c, pillars, cfg, seed, trtr, (asked or {}).get(name), points)
+        one = _real_arm(train, holdout, most, pillars, cfg, seed, trtr, known, points) if c is None else _synth_arm(
+            train, holdout, c, pillars, cfg, seed, trtr, known, (asked or {}).get(name), points)
         if roc is not None: roc += [d.assign(arm=name) for d in points]
         who = dict(train=train, holdout=holdout) | ({} if c is None else {name: c})
         stays = {k: len(v) for k,v in who.items()}

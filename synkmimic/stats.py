@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'Estimate', 'score', 'no_score', 'score_frame', 'estimable', 'not_estimable', 'require_same_schema',
-           'bootstrap_weights', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
+           'bootstrap_weights', 'intervals', 'interval', 'cluster_bootstrap', 'paired_bootstrap', 'two_sample_weights',
            'bootstrap_rows', 'wilson', 'clopper_pearson', 'rate', 'rate_difference', 'standardised_difference',
            'standardised_distance', 'auc_covariance', 'delong', 'delong_difference', 'weighted_auc', 'hanley_mcneil_se',
            'minimum_detectable_auc', 'tost', 'holm', 'VarianceSplit', 'variance_split']
@@ -92,23 +92,29 @@ def bootstrap_weights(
     counts = rng.multinomial(len(people), np.full(len(people), 1/len(people)), size=n_boot)
     return counts[:, person].astype('float32')
 
-def interval(
-    value:float, # the estimate on the data
-    boot, # (B,) the same statistic in the resamples
-    n:int=0, # stays
+def intervals(
+    value, # (R,) estimates on the data
+    boot, # (R,B) the same statistics in the resamples
+    n=0, # stays: a number, or (R,)
     level:float=0.95,
     centred:bool=False, # move the resamples' median onto the value (for distances)
     bounds:tuple=(-np.inf, np.inf), # range of the statistic
-)->Estimate:
-    "Percentile interval of a bootstrap."
-    boot = np.asarray(boot, float)
-    boot = boot[np.isfinite(boot)]
-    if len(boot) < 2 or not np.isfinite(value): return Estimate(float(value), np.nan, np.nan, n)
-    a = (1 - level)/2
-    low, mid, high = np.quantile(boot, (a, 0.5, 1 - a))
+)->list[Estimate]:
+    "Percentile intervals of a bootstrap, many at once; NaN where fewer than two resamples gave a number."
+    value, boot, n = np.asarray(value, float), np.asarray(boot, float), np.broadcast_to(n, len(value))
+    found, ends = np.isfinite(boot), ((1 - level)/2, 0.5, (1 + level)/2)
+    whole, q = found.all(1) & (boot.shape[1] > 1), np.full((3, len(value)), np.nan)
+    if whole.any(): q[:, whole] = np.quantile(boot[whole], ends, axis=1)
+    for r in np.flatnonzero(~whole & (found.sum(1) > 1)): q[:, r] = np.quantile(boot[r, found[r]], ends)
+    low, mid, high = q
     if centred: low, high = low - mid + value, high - mid + value
-    low, high = np.clip((min(low, value), max(high, value)), *bounds)
-    return Estimate(float(value), float(low), float(high), int(n))
+    low, high = (np.clip(np.where(np.isfinite(value + q[0]), f(v, value), np.nan), *bounds) for f,v in ((np.minimum, low), (np.maximum, high)))
+    return [Estimate(*map(float, e), int(k)) for *e,k in zip(value, low, high, n)]
+
+def interval(value:float, boot, n:int=0, **kw)->Estimate: # boot (B,); kw: of `intervals`
+    "Percentile interval of a bootstrap."
+    return intervals([value], np.asarray(boot, float)[None], n, **kw)[0]
+
 
 # %% ../nbs/50_stats.ipynb #ffc714f7
 def cluster_bootstrap(
@@ -153,19 +159,17 @@ def bootstrap_rows(
     size=np.abs, # what is averaged
 )->list[dict]:
     "Rows of one metric, one per feature, and their mean."
-    rows, boots = [], []
-    for key,v in found.items():
-        feature, group = key if isinstance(key, tuple) else (key, '')
-        enough = not isinstance(v, str) and np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1
-        reason = '' if enough else v if isinstance(v, str) else 'too few stays'
-        if reason: rows.append(no_score(metric, feature, reason, group)); continue
-        rows.append(score(metric, feature, interval(v[0][0], v[0][1:], v[1], centred=centred, bounds=bounds), group))
-        boots.append((size(v[0]), v[1]))
+    place = lambda key: key if isinstance(key, tuple) else (key, '')
+    good = {k: v for k,v in found.items() if not isinstance(v, str) and np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1}
+    boots, n = np.stack([v for v,_ in good.values()]) if good else np.empty((0, 2)), [n for _,n in good.values()]
+    own = dict(zip(good, intervals(boots[:, 0], boots[:, 1:], n, centred=centred, bounds=bounds)))
+    rows = [score(metric, place(k)[0], own[k], place(k)[1]) if k in own else
+            no_score(metric, place(k)[0], v if isinstance(v, str) else 'too few stays', place(k)[1]) for k,v in found.items()]
     if not overall: return rows
-    if not boots: return rows + [no_score(overall, 'all', 'no feature could be compared')]
-    with np.errstate(invalid='ignore'): mean = np.nanmean([b for b,_ in boots], 0)
-    return rows + [score(overall, 'all',
-                         interval(mean[0], mean[1:], max(n for _,n in boots), centred=True, bounds=(0, np.inf)))]
+    if not good: return rows + [no_score(overall, 'all', 'no feature could be compared')]
+    with np.errstate(invalid='ignore'): mean = np.nanmean(size(boots), 0)
+    return rows + [score(overall, 'all', interval(mean[0], mean[1:], max(n), centred=True, bounds=(0, np.inf)))]
+
 
 # %% ../nbs/50_stats.ipynb #d3cdd64c
 def wilson(k, n, level:float=0.95):
