@@ -102,19 +102,19 @@ def intervals(
 )->list[Estimate]:
     "Percentile intervals of a bootstrap, many at once; NaN where fewer than two resamples gave a number."
     value, boot, n = np.asarray(value, float), np.asarray(boot, float), np.broadcast_to(n, len(value))
-    found, ends = np.isfinite(boot), ((1 - level)/2, 0.5, (1 + level)/2)
-    whole, q = found.all(1) & (boot.shape[1] > 1), np.full((3, len(value)), np.nan)
+    found, ends, q = np.isfinite(boot), ((1 - level)/2, 0.5, (1 + level)/2), np.full((3, len(value)), np.nan)
+    enough = np.isfinite(value) & (found.sum(1) > 1)
+    whole = enough & found.all(1)
     if whole.any(): q[:, whole] = np.quantile(boot[whole], ends, axis=1)
-    for r in np.flatnonzero(~whole & (found.sum(1) > 1)): q[:, r] = np.quantile(boot[r, found[r]], ends)
+    for r in np.flatnonzero(enough & ~whole): q[:, r] = np.quantile(boot[r, found[r]], ends)
     low, mid, high = q
     if centred: low, high = low - mid + value, high - mid + value
-    low, high = (np.clip(np.where(np.isfinite(value + q[0]), f(v, value), np.nan), *bounds) for f,v in ((np.minimum, low), (np.maximum, high)))
+    low, high = np.clip((np.minimum(low, value), np.maximum(high, value)), *bounds)
     return [Estimate(*map(float, e), int(k)) for *e,k in zip(value, low, high, n)]
 
 def interval(value:float, boot, n:int=0, **kw)->Estimate: # boot (B,); kw: of `intervals`
     "Percentile interval of a bootstrap."
     return intervals([value], np.asarray(boot, float)[None], n, **kw)[0]
-
 
 # %% ../nbs/50_stats.ipynb #ffc714f7
 def cluster_bootstrap(
@@ -160,16 +160,16 @@ def bootstrap_rows(
 )->list[dict]:
     "Rows of one metric, one per feature, and their mean."
     place = lambda key: key if isinstance(key, tuple) else (key, '')
-    good = {k: v for k,v in found.items() if not isinstance(v, str) and np.isfinite(v[0][0]) and np.isfinite(v[0][1:]).sum() > 1}
-    boots, n = np.stack([v for v,_ in good.values()]) if good else np.empty((0, 2)), [n for _,n in good.values()]
-    own = dict(zip(good, intervals(boots[:, 0], boots[:, 1:], n, centred=centred, bounds=bounds)))
+    given = {k: v for k,v in found.items() if not isinstance(v, str)}
+    boots = np.stack([v for v,_ in given.values()]) if given else np.empty((0, 2))
+    every = dict(zip(given, intervals(boots[:, 0], boots[:, 1:], [n for _,n in given.values()], centred=centred, bounds=bounds)))
+    own = {k: e for k,e in every.items() if np.isfinite(e.low)}
     rows = [score(metric, place(k)[0], own[k], place(k)[1]) if k in own else
             no_score(metric, place(k)[0], v if isinstance(v, str) else 'too few stays', place(k)[1]) for k,v in found.items()]
     if not overall: return rows
-    if not good: return rows + [no_score(overall, 'all', 'no feature could be compared')]
-    with np.errstate(invalid='ignore'): mean = np.nanmean(size(boots), 0)
-    return rows + [score(overall, 'all', interval(mean[0], mean[1:], max(n), centred=True, bounds=(0, np.inf)))]
-
+    if not own: return rows + [no_score(overall, 'all', 'no feature could be compared')]
+    with np.errstate(invalid='ignore'): mean = np.nanmean(size(boots[[k in own for k in given]]), 0)
+    return rows + [score(overall, 'all', interval(mean[0], mean[1:], max(e.n for e in own.values()), centred=True, bounds=(0, np.inf)))]
 
 # %% ../nbs/50_stats.ipynb #d3cdd64c
 def wilson(k, n, level:float=0.95):

@@ -277,16 +277,16 @@ def predictive_scores(real, synth, n_boot:int=200, seed:int=0, epochs:int=12, hi
     if min(n, len(test)) < 15: why = f'only {n} stays to learn from and {len(test)} to judge on'
     elif min(pairs.values()) < MIN_PAIRS: why = f'too few values after the first hour: {pairs}'
     if why: return [no_score('predictive_difference', 'all', why, n=n)]
-    scale, F, errors = hour_scale(fit), real.values.shape[2], {}
+    scale, F = hour_scale(fit), real.values.shape[2]
     x = hour_tensor(test, *scale)
-    key, known = (real.fingerprint(), n, epochs, hidden, max_stays, seed), {} if known is None else known
-    for k,c in arms.items():
-        if k == 'real' and key in known: errors[k], count = known[key]; continue
+    def learn(c):
         net = train_predictor(hour_tensor(c, *scale), F, epochs, hidden, torch_seed(seed, 'predictive'))
-        with torch.no_grad(): errors[k], count = (v.numpy().astype('float64') for v in net.error(x))
-        if k == 'real': known[key] = errors[k], count
+        with torch.no_grad(): return [v.numpy().astype('float64') for v in net.error(x)]
+    key, known = (real.fingerprint(), n, epochs, hidden, max_stays, seed), {} if known is None else known
+    if key not in known: known[key] = learn(arms['real'])
+    (on_real, count), (on_synthetic, _) = known[key], learn(arms['synthetic'])
     w = np.concatenate([np.ones((1, len(test))), bootstrap_weights(test.subject_id, n_boot, g)])
-    mae = {k: (w @ v)/np.maximum(w @ count, 1) for k,v in errors.items()}
+    mae = {k: (w @ v)/np.maximum(w @ count, 1) for k,v in dict(real=on_real, synthetic=on_synthetic).items()}
     own = {('all', f'trained={k}'): (v, len(test)) for k,v in mae.items()}
     return (bootstrap_rows('predictive_score', own, centred=False)
             + bootstrap_rows('predictive_difference', {'all': (mae['synthetic'] - mae['real'], len(test))},
